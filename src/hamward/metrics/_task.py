@@ -1,0 +1,92 @@
+"""The input of every ranking metric, checked once."""
+
+from dataclasses import dataclass
+from typing import Self, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Int8, Shaped
+from torch import Tensor
+
+from hamward.errors import DataError, ShapeError
+from hamward.index import PackedCodes
+
+__all__ = ["Codes", "Labels", "RetrievalTask"]
+
+Codes: TypeAlias = Int8[Tensor, "_ _"] | PackedCodes
+Labels: TypeAlias = Shaped[Tensor, "_ _"] | Shaped[np.ndarray, "_ _"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RetrievalTask:
+    """Queries, a database, and the labels that decide what is relevant; they fit each other.
+
+    Attributes:
+        query: Packed query codes.
+        database: Packed database codes, not empty, of the same length, on the same device.
+        query_labels: bool (q, C).
+        database_labels: bool (n, C), not all false.
+    """
+
+    query: PackedCodes
+    database: PackedCodes
+    query_labels: np.ndarray
+    database_labels: np.ndarray
+
+    @classmethod
+    def check(
+        cls,
+        query_codes: Codes,
+        database_codes: Codes,
+        query_labels: Labels,
+        database_labels: Labels,
+    ) -> Self:
+        """Pack the codes and binarize the labels.
+
+        Raises:
+            ShapeError: code lengths, label counts, item counts or devices do not fit, or the
+                database is empty.
+            DataError: no item of the database has a label, or labels contain NaN.
+        """
+        query, database = _packed(query_codes), _packed(database_codes)
+        if query.code_length != database.code_length:
+            raise ShapeError(
+                f"query codes have {query.code_length} bits, database codes "
+                f"{database.code_length}: encode both with the same victim"
+            )
+        if query.bytes.device != database.bytes.device:
+            raise ShapeError(
+                f"query codes are on {query.bytes.device}, database codes on "
+                f"{database.bytes.device}: move both to one device"
+            )
+        if len(database) == 0:
+            raise ShapeError("the database is empty: there is nothing to rank")
+        query_set = _set_labels(query_labels, "query", len(query))
+        database_set = _set_labels(database_labels, "database", len(database))
+        if query_set.shape[1] != database_set.shape[1]:
+            raise ShapeError(
+                f"query labels have {query_set.shape[1]} columns, database labels "
+                f"{database_set.shape[1]}"
+            )
+        if not database_set.any():
+            raise DataError("no item of the database has a label above 0: nothing can be relevant")
+        return cls(
+            query=query, database=database, query_labels=query_set, database_labels=database_set
+        )
+
+
+def _packed(codes: Codes) -> PackedCodes:
+    return codes if isinstance(codes, PackedCodes) else PackedCodes.from_codes(codes)
+
+
+def _set_labels(labels: Labels, split: str, items: int) -> np.ndarray:
+    """Return which labels are set, bool (n, C)."""
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim != 2 or len(values) != items or values.shape[1] < 1:
+        raise ShapeError(
+            f"{split} labels must be (n, C) multi-hot for {items} codes, got {values.shape}"
+        )
+    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+        raise DataError(f"{split} labels contain NaN")
+    is_set: np.ndarray = values > 0
+    return is_set
