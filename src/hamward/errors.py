@@ -12,6 +12,7 @@ __all__ = [
     "HamwardError",
     "QueryLimitError",
     "ShapeError",
+    "TrainingError",
     "UnknownNameError",
     "unknown_name",
 ]
@@ -47,6 +48,10 @@ class QueryLimitError(AccessError):
 
 class DataError(HamwardError):
     """A data set, picture or text that cannot be used."""
+
+
+class TrainingError(HamwardError):
+    """A training run that can not go on."""
 
 
 class ArtifactError(HamwardError):

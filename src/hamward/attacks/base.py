@@ -1,0 +1,194 @@
+"""What an attack is: a frozen value that turns clean items into adversarial ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int8, Int64
+from torch import Tensor
+
+from hamward.attacks.budget import Budget, check_items
+from hamward.errors import ConfigError, ShapeError
+from hamward.models import Victim
+from hamward.models.victim import Access
+from hamward.registry import Registry
+from hamward.types import Modality
+
+__all__ = ["ATTACKS", "Attack", "Goal", "References", "ascend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """Clean items that an attack compares its codes with.
+
+    Attributes:
+        image: Codes of the items' pictures, (m, K).
+        text: Codes of the items' texts, (m, K).
+        label: Multi-hot labels, (m, C).
+        group: (m,) integers, or None. An attacked item sees the references of its own
+            group only; this is how one batch serves as the reference set of its items
+            without making results depend on how the attack is batched.
+    """
+
+    image: Int8[Tensor, "m k"]
+    text: Int8[Tensor, "m k"]
+    label: Float[Tensor, "m c"]
+    group: Int64[Tensor, " m"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What the codes of adversarial items shall be.
+
+    Attributes:
+        modality: Modality of the attacked items.
+        anchor: The code to leave or to reach, (n, K); by default the item's clean code.
+        toward: Approach the anchor instead of leaving it (a targeted attack).
+        label: Multi-hot labels of the items, (n, C), for attacks that use them.
+        references: Other items, for attacks that use them.
+        group: (n,) group of each item, see `References.group`.
+    """
+
+    modality: Modality
+    anchor: Int8[Tensor, "n k"]
+    toward: bool = False
+    label: Float[Tensor, "n c"] | None = None
+    references: References | None = None
+    group: Int64[Tensor, " n"] | None = None
+
+    def select(self, rows: Tensor | slice) -> "Goal":
+        """Return the goal of some of the items; references stay whole."""
+        return Goal(
+            modality=self.modality,
+            anchor=self.anchor[rows],
+            toward=self.toward,
+            label=None if self.label is None else self.label[rows],
+            references=self.references,
+            group=None if self.group is None else self.group[rows],
+        )
+
+    def flips(self, logits: Float[Tensor, "n k"]) -> Int64[Tensor, " n"]:
+        """Return how many bits serve the goal: away from the anchor, or equal to it."""
+        differing = ((logits >= 0) != (self.anchor > 0)).sum(1)
+        return self.anchor.shape[1] - differing if self.toward else differing
+
+    def check(self, victim: Victim, x: Tensor, ids: Tensor) -> None:
+        """Refuse a goal that does not fit the victim and the items.
+
+        Raises:
+            ShapeError: lengths or code lengths differ, or items are out of range.
+        """
+        check_items(self.modality, x)
+        if not len(x) == len(ids) == len(self.anchor):
+            raise ShapeError(
+                f"items, ids and goal must have one length, got {len(x)}, {len(ids)} and "
+                f"{len(self.anchor)}"
+            )
+        if self.anchor.shape[1] != victim.code_length:
+            raise ShapeError(
+                f"the goal has codes of {self.anchor.shape[1]} bits, the victim makes "
+                f"{victim.code_length}"
+            )
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A frozen dataclass that crafts adversarial items.
+
+    Attributes:
+        access: What the victim must grant.
+        needs_references: Whether the goal must hold labels and references.
+        reference_group: Number of neighboring items that serve as each other's references,
+            or None for references sampled from the database.
+    """
+
+    @property
+    def access(self) -> Access:
+        """What the victim must grant."""
+        ...
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether the goal must hold labels and references."""
+        ...
+
+    def budget(self, modality: Modality) -> Budget:
+        """Return the budget for a modality."""
+        ...
+
+    def __call__(
+        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
+    ) -> Tensor:
+        """Return adversarial items: same shape and dtype, detached, inside the budget."""
+        ...
+
+
+ATTACKS: Registry[Callable[..., Attack]] = Registry("attack")
+
+
+def ascend(
+    victim: Victim,
+    x: Tensor,
+    goal: Goal,
+    *,
+    loss: Callable[[Float[Tensor, "n k"]], Float[Tensor, " n"]],
+    budget: Budget,
+    steps: int,
+    step_size: float,
+    start: Tensor,
+) -> Tensor:
+    """Projected gradient ascent on a loss of the logits; keeps each item's best iterate.
+
+    Best means most bits that serve the goal, the very thing retrieval sees, and among
+    equals the larger loss. Steps follow the sign of the gradient (l_inf) or its direction
+    (l2), with a step size that falls linearly to a fifth.
+
+    Args:
+        victim: Held by `victim.attacked()` by the caller.
+        x: Clean items.
+        goal: Decides which iterate is best.
+        loss: Logits -> value per item, to be increased.
+        budget: The ball to stay in.
+        steps: Gradient steps.
+        step_size: First step, in units of the norm.
+        start: First iterate.
+
+    Returns:
+        Adversarial items, detached.
+    """
+    x_adv = budget.project(start, x)
+    best, best_flips, best_loss = x.clone(), None, None
+    for step in range(steps + 1):
+        x_adv = x_adv.detach().requires_grad_(step < steps)
+        logits = victim.logits(goal.modality, x_adv)
+        value = loss(logits)
+        flips = goal.flips(logits.detach())
+        if best_flips is None or best_loss is None:
+            best, best_flips, best_loss = x_adv.detach(), flips, value.detach()
+        else:
+            better = (flips > best_flips) | ((flips == best_flips) & (value > best_loss))
+            best = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x_adv.detach(), best)
+            best_flips = torch.where(better, flips, best_flips)
+            best_loss = torch.where(better, value.detach(), best_loss)
+        if step == steps:
+            break
+        (gradient,) = torch.autograd.grad(value.sum(), x_adv)
+        size = step_size * (1 - 0.8 * step / max(steps - 1, 1))
+        if budget.norm == "linf":
+            direction = gradient.sign()
+        else:
+            length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+            direction = gradient / length.view(-1, *[1] * (x.dim() - 1))
+        x_adv = budget.project(x_adv.detach() + size * direction, x)
+    return best.detach()
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that is no count.
+
+    Raises:
+        ConfigError: negative.
+    """
+    if steps < 0:
+        raise ConfigError(f"steps must be at least 0, got {steps}")

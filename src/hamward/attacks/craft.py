@@ -1,0 +1,149 @@
+"""From clean items to stored adversarial items: goals, chunks, rounding, resume."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int8, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hamward.artifacts import read_tensors, write_tensors
+from hamward.attacks.base import Attack, Goal, References
+from hamward.attacks.budget import round_to_grid
+from hamward.data import RetrievalData
+from hamward.models import HashModel, Victim, frozen
+from hamward.codes import binarize
+from hamward.progress import SILENT, Progress
+from hamward.random import permutation
+from hamward.types import Modality
+
+__all__ = ["Crafted", "craft", "encode", "own_code_goal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crafted:
+    """Adversarial items and their clean originals' ids.
+
+    Attributes:
+        modality: Of the items.
+        ids: Ids of the clean items, (n,).
+        x_adv: As crafted, in floating point.
+        stored: As a file can hold them: images on the 8-bit grid; bags of words as crafted
+            (fractional words exist in feature space only).
+    """
+
+    modality: Modality
+    ids: Int64[Tensor, " n"]
+    x_adv: Float[Tensor, "n ..."]
+    stored: Float[Tensor, "n ..."]
+
+
+def encode(
+    model: HashModel,
+    data: RetrievalData,
+    modality: Modality,
+    positions: NDArray[np.int64],
+    *,
+    batch_size: int = 128,
+    progress: Progress = SILENT,
+) -> Int8[Tensor, "n k"]:
+    """Return the codes of items of a data set, in full precision and eval mode."""
+    codes = []
+    device = next(model.parameters()).device
+    dtype = next(model.parameters()).dtype
+    chunks = np.split(positions, range(batch_size, len(positions), batch_size))
+    with torch.no_grad(), frozen(model):
+        for chunk in progress.track(chunks, total=len(chunks), label=f"encode {modality}s"):
+            x = data.inputs(modality, chunk, device=device).to(dtype)
+            codes.append(binarize(model.logits(modality, x)).cpu())
+    return torch.cat(codes)
+
+
+def own_code_goal(
+    attack: Attack,
+    victim: Victim,
+    data: RetrievalData,
+    modality: Modality,
+    positions: NDArray[np.int64],
+    *,
+    seed: int = 0,
+) -> Goal:
+    """Return the untargeted goal: leave the clean code, with references if `attack` needs them.
+
+    Args:
+        attack: Decides whether and how references are made.
+        victim: Its model makes the codes.
+        data: Holds the items.
+        modality: Modality of the attacked items.
+        positions: The attacked items.
+        seed: Chooses the reference items.
+    """
+    anchor = encode(victim.model, data, modality, positions)
+    label = data.label(positions)
+    if not attack.needs_references:
+        return Goal(modality=modality, anchor=anchor, label=label)
+    size = getattr(attack, "reference_group", None)
+    if size is not None:
+        chosen = positions
+        group = torch.arange(len(positions)) // size
+    else:
+        database = data.split.database
+        count = min(int(getattr(attack, "references", 512)), len(database))
+        order = permutation(len(database), seed=seed, stream="references")
+        chosen, group = database[order[:count].numpy()], None
+    references = References(
+        image=encode(victim.model, data, "image", chosen),
+        text=encode(victim.model, data, "text", chosen),
+        label=data.label(chosen),
+        group=group,
+    )
+    return Goal(modality=modality, anchor=anchor, label=label, references=references, group=group)
+
+
+def craft(
+    attack: Attack,
+    victim: Victim,
+    x: Tensor,
+    goal: Goal,
+    *,
+    ids: Int64[Tensor, " n"],
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress = SILENT,
+    label: str = "craft",
+    parts: Path | None = None,
+) -> Crafted:
+    """Run an attack over many items in chunks and round what it makes.
+
+    Chunks change nothing in the result. With `parts`, each finished chunk is kept as a file
+    there, and a later call with the same arguments continues after the last one.
+
+    Args:
+        attack: The attack.
+        victim: The victim.
+        x: Clean items, float in [0, 1].
+        goal: What their codes shall be.
+        ids: Item ids.
+        seed: Seed of all randomness.
+        batch_size: Items a chunk.
+        progress: Watches the chunks.
+        label: Name for the progress display.
+        parts: Folder for finished chunks, or None.
+    """
+    chunks = torch.arange(len(x)).split(batch_size)
+    made = []
+    for number, rows in enumerate(progress.track(chunks, total=len(chunks), label=label)):
+        file = None if parts is None else parts / f"{number:05d}.safetensors"
+        if file is not None and file.exists():
+            made.append(read_tensors(file)["x_adv"].to(x.device))
+            continue
+        part = attack(victim, x[rows], goal.select(rows), ids=ids[rows], seed=seed)
+        if file is not None:
+            write_tensors(file, {"x_adv": part})
+        made.append(part)
+    x_adv = torch.cat(made) if made else x.clone()
+    image = goal.modality == "image"
+    stored = round_to_grid(x_adv, x, attack.budget("image")) if image else x_adv
+    return Crafted(modality=goal.modality, ids=ids, x_adv=x_adv, stored=stored)

@@ -1,0 +1,143 @@
+"""Own-code PGD: leave one's own clean code. The baseline that every attack must beat."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
+from hamward.attacks.budget import Budget
+from hamward.losses import auto_temperature
+from hamward.models import Victim
+from hamward.models.victim import Access
+from hamward.random import item_uniform
+from hamward.types import Modality
+
+__all__ = ["OwnCode", "RandomNoise"]
+
+
+@ATTACKS.register(
+    "own-code",
+    summary="PGD away from the item's own clean code, invariant to the scale of the logits",
+    citation="hamward; PGD of Madry et al., ICLR 2018, on the Hamming distance",
+    access="gradients",
+    threat="white-box, untargeted, label-free, query side",
+)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCode:
+    """Flip as many bits of the clean code as the budget allows (or reach a given code).
+
+    Differs: nothing known; the loss is `losses.auto_temperature`. For a goal with
+    `toward=True` the same loss is followed upward.
+
+    Attributes:
+        eps: Image radius in [0, 1].
+        text_eps: Radius for bags of words, a feature-space attack: no text has fractional
+            words.
+        steps: Gradient steps.
+        step_size: First step relative to eps.
+        norm: "linf" or "l2".
+        random_start: Start at a random point of the l_inf ball, else at the clean item.
+    """
+
+    eps: float = 8 / 255
+    text_eps: float = 0.05
+    steps: int = 10
+    step_size: float = 0.4
+    norm: Literal["linf", "l2"] = "linf"
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        self.budget("image"), self.budget("text")
+
+    @property
+    def access(self) -> Access:
+        """Gradients."""
+        return "gradients"
+
+    @property
+    def needs_references(self) -> bool:
+        """No."""
+        return False
+
+    def budget(self, modality: Modality) -> Budget:
+        """Return the ball of radius eps (images) or text_eps (bags of words)."""
+        return Budget(eps=self.eps if modality == "image" else self.text_eps, norm=self.norm)
+
+    def __call__(
+        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
+    ) -> Tensor:
+        """Return adversarial items; see `Attack`."""
+        victim.require(self.access, "own-code")
+        goal.check(victim, x, ids)
+        budget = self.budget(goal.modality)
+        sign = 1.0 if goal.toward else -1.0
+
+        def loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+            return sign * auto_temperature(logits, goal.anchor)
+
+        start = x.detach()
+        if self.random_start:
+            noise = item_uniform(ids, x.shape[1:], seed=seed, stream="own-code").to(x.dtype)
+            start = start + (2 * noise - 1) * budget.eps
+        with victim.attacked():
+            return ascend(
+                victim,
+                x.detach(),
+                goal,
+                loss=loss,
+                budget=budget,
+                steps=self.steps if budget.eps > 0 else 0,
+                step_size=self.step_size * budget.eps,
+                start=start,
+            )
+
+
+@ATTACKS.register(
+    "random-noise",
+    summary="Each value moved by +eps or -eps at random: what a budget does without a mind",
+    citation="hamward; the mandatory control of every attack table",
+    access="ranks",
+    threat="no access, untargeted, query side",
+)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomNoise:
+    """Random signs times eps. A gap between this and clean is fragility, not attack.
+
+    Attributes:
+        eps: Image radius in [0, 1].
+        text_eps: Radius for bags of words (feature space).
+    """
+
+    eps: float = 8 / 255
+    text_eps: float = 0.05
+
+    def __post_init__(self) -> None:
+        self.budget("image"), self.budget("text")
+
+    @property
+    def access(self) -> Access:
+        """The weakest there is."""
+        return "ranks"
+
+    @property
+    def needs_references(self) -> bool:
+        """No."""
+        return False
+
+    def budget(self, modality: Modality) -> Budget:
+        """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""
+        return Budget(eps=self.eps if modality == "image" else self.text_eps)
+
+    def __call__(
+        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
+    ) -> Tensor:
+        """Return noisy items; see `Attack`."""
+        goal.check(victim, x, ids)
+        budget = self.budget(goal.modality)
+        noise = item_uniform(ids, x.shape[1:], seed=seed, stream="random-noise")
+        signs = torch.where(noise < 0.5, -1.0, 1.0).to(x.dtype)
+        return budget.project(x.detach() + signs * budget.eps, x.detach())

@@ -1,0 +1,122 @@
+"""Strict configuration: dataclass defaults < TOML file < command line."""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hamward.errors import ConfigError
+
+__all__ = ["from_mapping", "read_toml", "to_mapping"]
+
+C = TypeVar("C")
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+
+
+def from_mapping(cls: type[C], values: Mapping[str, Any], *, path: str = "") -> C:
+    """Build a dataclass from plain values; unknown keys and wrong types are errors.
+
+    Args:
+        cls: A dataclass type; nested dataclasses are built from nested mappings.
+        values: Plain values as TOML or JSON give them. Fractions such as "8/255" are
+            accepted for floats.
+        path: Where the values stand, for messages.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        ConfigError: a key is unknown, a value has the wrong type or is not finite.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        where = f"{path}{key}"
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"unknown key {where!r}: {hint}known: {', '.join(sorted(names))}")
+        arguments[key] = _convert(hints[key], value, where)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{path or cls.__name__}: {error}") from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return a dataclass as plain values that `from_mapping` reads back."""
+    return {
+        f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where} must be one of {list(arguments)}, got {value!r}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, got {value!r}")
+        return from_mapping(typing.cast(type[Any], hint), value, path=f"{where}.")
+    if hint is float:
+        return _number(value, where)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} must be {hint.__name__}, got {type(value).__name__} {value!r}")
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f'{where} must be a number or a fraction such as "8/255", got {value!r}'
+            ) from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{where} must be a number, got {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite, got {value}")
+    return float(value)

@@ -1,0 +1,472 @@
+"""Victims x attacks x modalities -> rows of numbers that carry their protocol."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int8
+from torch import Tensor
+
+from hamward.artifacts import read_json, read_tensors, write_json, write_table, write_tensors
+from hamward.attacks import Attack, Crafted, craft, encode, measure, own_code_goal, round_to_grid
+from hamward.codes import binarize
+from hamward.config import from_mapping
+from hamward.data import RetrievalData
+from hamward.errors import ArtifactError, ConfigError, ShapeError
+from hamward.evaluation.scoring import counts_of
+from hamward.metrics import (
+    DistanceCounts,
+    average_precision,
+    bootstrap_interval,
+    chance_map,
+    mean_average_precision,
+    precision_at,
+    precision_recall_curve,
+)
+from hamward.models import HashModel, Victim, frozen
+from hamward.progress import SILENT, Progress
+from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
+
+__all__ = ["CLEAN", "Curve", "Evaluation", "Row", "evaluate"]
+
+CLEAN = "none"
+_PRECISION_AT = (1, 5, 10, 20, 50, 100, 200, 500)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One MAP and all that is needed to know what it means.
+
+    Attributes:
+        victim: Name of the attacked model.
+        attack: Name of the attack, "none" for clean queries.
+        crafted_on: The model that the attack saw. Anything but `victim` is a transfer.
+        direction: i2t, t2i, i2i or t2t.
+        stored: "8-bit" (pictures rounded as a file rounds them), "float" (as crafted) or
+            "feature-space" (bags of words with fractions, which no text has).
+        eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
+        norm: Norm of the budget.
+        map: Tie-aware MAP over the whole ranking.
+        low: Lower end of the 95 % bootstrap interval over queries.
+        high: Upper end.
+        optimistic: MAP when ties fall in favor of relevant items.
+        pessimistic: MAP when they fall against them.
+        chance: MAP of a random ranking for the same queries.
+        flips: Mean share of the K bits that differ from the clean code.
+        rms: Mean over items of the root mean squared perturbation (CMLA's D), as stored.
+        linf: Largest perturbation of any item, as stored.
+        queries: Queries with a relevant item.
+        seconds: Crafting time per item; wall clock of this machine.
+    """
+
+    victim: str
+    attack: str
+    crafted_on: str
+    direction: Direction
+    stored: str
+    eps: float
+    norm: str
+    map: float
+    low: float
+    high: float
+    optimistic: float
+    pessimistic: float
+    chance: float
+    flips: float
+    rms: float
+    linf: float
+    queries: int
+    seconds: float
+
+    @property
+    def transfer(self) -> bool:
+        """Whether the attack saw another model than the victim."""
+        return self.attack != CLEAN and self.crafted_on != self.victim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What a report draws for one row.
+
+    Attributes:
+        precision: Mean precision of lookups with radius 0..K.
+        recall: Mean recall of lookups with radius 0..K.
+        relevant: Share of relevant (query, item) pairs at each distance 0..K.
+        irrelevant: Share of irrelevant pairs at each distance.
+        precision_at: Expected precision among the first n, for each n of `cutoffs`.
+        cutoffs: The n of `precision_at`.
+    """
+
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    relevant: tuple[float, ...]
+    irrelevant: tuple[float, ...]
+    precision_at: tuple[float, ...]
+    cutoffs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Rows, their curves (same order) and the protocol they share."""
+
+    protocol: dict[str, Any]
+    rows: tuple[Row, ...] = ()
+    curves: tuple[Curve, ...] = field(default=(), repr=False)
+
+    def find(
+        self,
+        victim: str,
+        attack: str,
+        direction: Direction,
+        *,
+        stored: str | None = None,
+        crafted_on: str | None = None,
+    ) -> Row:
+        """Return a row; by default the adaptive one that counts (stored form).
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        for row in self.rows:
+            if (
+                (row.victim, row.attack, row.direction) == (victim, attack, direction)
+                and row.crafted_on == (crafted_on or victim)
+                and (row.stored == stored if stored else row.stored != "float")
+            ):
+                return row
+        raise ArtifactError(f"no row for {victim!r}, {attack!r}, {direction!r}")
+
+    def victims(self) -> list[str]:
+        """Return the names of the victims in order."""
+        return list(dict.fromkeys(row.victim for row in self.rows))
+
+    def attacks(self) -> list[str]:
+        """Return the names of the attacks in order, without "none"."""
+        return list(dict.fromkeys(row.attack for row in self.rows if row.attack != CLEAN))
+
+    def save(self, folder: Path) -> None:
+        """Write results.json (all) and rows.parquet (the table)."""
+        rows = [asdict(row) for row in self.rows]
+        write_table(
+            folder / "rows.parquet", {k: [row[k] for row in rows] for k in rows[0]} if rows else {}
+        )
+        curves = [asdict(curve) for curve in self.curves]
+        write_json(
+            folder / "results.json", {"protocol": self.protocol, "rows": rows, "curves": curves}
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Evaluation":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: missing, damaged, or from another schema version.
+        """
+        file = folder / "results.json"
+        content = read_json(file)
+        try:
+            return cls(
+                protocol=content["protocol"],
+                rows=tuple(from_mapping(Row, row, path="rows.") for row in content["rows"]),
+                curves=tuple(from_mapping(Curve, c, path="curves.") for c in content["curves"]),
+            )
+        except (KeyError, ConfigError) as error:
+            raise ArtifactError(f"{file}: not an evaluation ({error})") from error
+
+
+def evaluate(
+    victims: Mapping[str, HashModel],
+    data: RetrievalData,
+    attacks: Mapping[str, Attack],
+    *,
+    modalities: tuple[Modality, ...] = ("image", "text"),
+    transfer_from: str | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    low_precision: bool = True,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> Evaluation:
+    """Attack every victim adaptively and score what comes out, beside the clean queries.
+
+    Attacks are crafted against the victim that they are scored on. Pictures are scored after
+    rounding to 8 bits, with the score of the unrounded ones beside it.
+
+    Args:
+        victims: Models by name.
+        data: Queries and database.
+        attacks: Configured attacks by name.
+        modalities: Sides that are attacked.
+        transfer_from: Name of a victim whose adversarial items are also sent to the others;
+            those rows say so and are no robustness figures.
+        seed: Seed of attacks and bootstrap.
+        batch_size: Items a crafting chunk; changes nothing but speed.
+        low_precision: Craft with bf16 trunks where that is faster; codes never are.
+        progress: Watches.
+        folder: Where codes and adversarial items go; finished ones found there are used.
+
+    Raises:
+        ConfigError: no victims, or `transfer_from` is none of them.
+        ShapeError: a victim does not fit the data.
+    """
+    if not victims:
+        raise ConfigError("there are no victims to evaluate")
+    if transfer_from is not None and transfer_from not in victims:
+        raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
+    rows: list[tuple[Row, Curve]] = []
+    crafted: dict[tuple[str, str, Modality], tuple[Crafted, float]] = {}
+    for name, model in victims.items():
+        _check_fit(name, model, data)
+        scorer = _Scorer(name=name, model=model, data=data, seed=seed, progress=progress)
+        rows.extend(scorer.clean())
+        for attack_name, attack in attacks.items():
+            for modality in modalities:
+                victim = Victim(model=model, low_precision=low_precision)
+                positions = data.positions("query", modality)
+                file = folder and folder / "adversarial" / name / f"{attack_name}-{modality}"
+                made, seconds = _craft_or_read(
+                    attack,
+                    victim,
+                    data,
+                    modality,
+                    positions,
+                    seed=seed,
+                    batch_size=batch_size,
+                    progress=progress,
+                    label=f"{name}: {attack_name}, {modality}",
+                    file=file,
+                )
+                crafted[name, attack_name, modality] = made, seconds
+                rows.extend(scorer.attacked(attack_name, attack, made, seconds, crafted_on=name))
+                if transfer_from is not None and transfer_from != name:
+                    source, seconds = crafted[transfer_from, attack_name, modality]
+                    rows.extend(
+                        scorer.attacked(
+                            attack_name, attack, source, seconds, crafted_on=transfer_from
+                        )
+                    )
+        if folder is not None:
+            write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
+    return Evaluation(
+        protocol=_protocol(victims, data, attacks, seed=seed),
+        rows=tuple(row for row, _ in rows),
+        curves=tuple(curve for _, curve in rows),
+    )
+
+
+def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
+    if model.spec.vocabulary != len(data.words):
+        raise ShapeError(
+            f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "
+            f"{len(data.words)}: it was trained on another vocabulary"
+        )
+    if model.spec.image_side != data.image_side:
+        raise ShapeError(
+            f"victim {name!r} reads pictures of side {model.spec.image_side}, {data.name} was "
+            f"loaded with {data.image_side}"
+        )
+
+
+def _protocol(
+    victims: Mapping[str, HashModel],
+    data: RetrievalData,
+    attacks: Mapping[str, Attack],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    from hamward.config import to_mapping
+
+    return {
+        "data": data.name,
+        "data_digest": data.digest,
+        "queries": len(data.split.query),
+        "database": len(data.split.database),
+        "relevance": "share at least one label",
+        "metric": "mean average precision over the whole ranking",
+        "ties": "expected value over all orders of tied items",
+        "queries_without_relevant_items": "left out",
+        "text_queries_without_words": "left out",
+        "interval": "95 % bootstrap over queries, 2,000 draws",
+        "image_scores": "after rounding to 8 bits, unless a row says float",
+        "seed": seed,
+        "code_length": {name: model.code_length for name, model in victims.items()},
+        "attacks": {n: {"class": type(a).__name__, **to_mapping(a)} for n, a in attacks.items()},
+    }
+
+
+def _craft_or_read(
+    attack: Attack,
+    victim: Victim,
+    data: RetrievalData,
+    modality: Modality,
+    positions: np.ndarray,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+    label: str,
+    file: Path | None,
+) -> tuple[Crafted, float]:
+    ids = torch.tensor(data.ids[positions])
+    x = data.inputs(modality, positions)
+    saved = file and file.with_suffix(".safetensors")
+    if saved is not None and saved.exists():
+        stored = read_tensors(saved)
+        if not torch.equal(stored["ids"], ids):
+            raise ArtifactError(f"{saved}: holds other items than the queries of {data.name}")
+        x_adv = stored["x_adv"]
+        on_grid = round_to_grid(x_adv, x, attack.budget(modality)) if modality == "image" else x_adv
+        made = Crafted(modality=modality, ids=ids, x_adv=x_adv, stored=on_grid)
+        return made, float(stored["seconds"])
+    goal = own_code_goal(attack, victim, data, modality, positions, seed=seed)
+    start = time.perf_counter()
+    made = craft(
+        attack,
+        victim,
+        x,
+        goal,
+        ids=ids,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+        label=label,
+        parts=None if file is None else file.with_suffix(".parts"),
+    )
+    seconds = (time.perf_counter() - start) / max(len(x), 1)
+    if saved is not None and file is not None:
+        tensors = {"ids": ids, "x_adv": made.x_adv, "seconds": torch.tensor(seconds)}
+        write_tensors(saved, tensors)
+        for part in file.with_suffix(".parts").glob("*.safetensors"):
+            part.unlink()
+        file.with_suffix(".parts").rmdir()
+    return made, seconds
+
+
+@dataclass(kw_only=True)
+class _Scorer:
+    """Codes of one victim, and the rows they give."""
+
+    name: str
+    model: HashModel
+    data: RetrievalData
+    seed: int
+    progress: Progress
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    chances: dict[str, float] = field(default_factory=dict)
+
+    def clean(self) -> Iterator[tuple[Row, Curve]]:
+        """Encode queries and database, and score all four directions."""
+        for modality in self.model.modalities:
+            query = self.data.positions("query", modality)
+            self.codes[f"query/{modality}"] = encode(self.model, self.data, modality, query)
+            self.codes[f"database/{modality}"] = encode(
+                self.model, self.data, modality, self.data.split.database
+            )
+        for direction in DIRECTIONS:
+            modality = modalities_of(direction)[0]
+            yield self._row(direction, self.codes[f"query/{modality}"], attack=CLEAN)
+
+    def attacked(
+        self, attack_name: str, attack: Attack, made: Crafted, seconds: float, *, crafted_on: str
+    ) -> Iterator[tuple[Row, Curve]]:
+        """Score adversarial items in the directions that start from their modality."""
+        modality = made.modality
+        x = self.data.inputs(modality, self.data.positions("query", modality))
+        forms = {"feature-space": made.x_adv}
+        if modality == "image":
+            forms = {"8-bit": made.stored, "float": made.x_adv}
+        for form, items in forms.items():
+            codes = self._encode(modality, items)
+            if form != "float":
+                self.codes[f"adversarial/{attack_name}/{crafted_on}/{modality}"] = codes
+            distortion = measure(items, x)
+            for direction in DIRECTIONS:
+                if modalities_of(direction)[0] != modality:
+                    continue
+                yield self._row(
+                    direction,
+                    codes,
+                    attack=attack_name,
+                    crafted_on=crafted_on,
+                    stored=form,
+                    eps=attack.budget(modality).eps,
+                    norm=attack.budget(modality).norm,
+                    rms=float(distortion.rms.mean()),
+                    linf=float(distortion.linf.max()),
+                    seconds=seconds,
+                )
+
+    def _encode(self, modality: Modality, items: Tensor) -> Int8[Tensor, "n k"]:
+        parameter = next(self.model.parameters())
+        with torch.no_grad(), frozen(self.model):
+            return torch.cat(
+                [
+                    binarize(self.model.logits(modality, part.to(parameter))).cpu()
+                    for part in items.split(128)
+                ]
+            )
+
+    def _row(
+        self,
+        direction: Direction,
+        codes: Tensor,
+        *,
+        attack: str,
+        crafted_on: str | None = None,
+        stored: str = "8-bit",
+        eps: float = 0.0,
+        norm: str = "linf",
+        rms: float = 0.0,
+        linf: float = 0.0,
+        seconds: float = 0.0,
+    ) -> tuple[Row, Curve]:
+        asking, answering = modalities_of(direction)
+        query, database = self.data.positions("query", asking), self.data.split.database
+        counts = counts_of(
+            self.data, codes, self.codes[f"database/{answering}"], query=query, database=database
+        )
+        score = mean_average_precision(counts)
+        low, high = bootstrap_interval(average_precision(counts), seed=self.seed)
+        if direction not in self.chances:
+            self.chances[direction] = chance_map(counts).value
+        row = Row(
+            victim=self.name,
+            attack=attack,
+            crafted_on=crafted_on or self.name,
+            direction=direction,
+            stored=stored,
+            eps=eps,
+            norm=norm,
+            map=score.value,
+            low=low,
+            high=high,
+            optimistic=score.optimistic,
+            pessimistic=score.pessimistic,
+            chance=self.chances[direction],
+            flips=float((codes != self.codes[f"query/{asking}"]).float().mean()),
+            rms=rms,
+            linf=linf,
+            queries=score.queries,
+            seconds=seconds,
+        )
+        return row, _curve(counts)
+
+
+def _curve(counts: DistanceCounts) -> Curve:
+    lookup = precision_recall_curve(counts)
+    relevant = counts.relevant.sum(0)
+    irrelevant = counts.items.sum(0) - relevant
+    size = int(counts.items[0].sum())
+    cutoffs = tuple(n for n in _PRECISION_AT if n <= size)
+    return Curve(
+        precision=tuple(lookup.precision.tolist()),
+        recall=tuple(lookup.recall.tolist()),
+        relevant=tuple((relevant / max(relevant.sum(), 1)).tolist()),
+        irrelevant=tuple((irrelevant / max(irrelevant.sum(), 1)).tolist()),
+        precision_at=tuple(float(np.nanmean(precision_at(counts, n))) for n in cutoffs),
+        cutoffs=cutoffs,
+    )

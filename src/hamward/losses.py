@@ -1,0 +1,40 @@
+"""Losses on logits and codes, each a plain function; a value per item unless said."""
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["auto_temperature", "pairwise_likelihood", "quantization"]
+
+
+def auto_temperature(
+    logits: Float[Tensor, "n k"], anchor: Int8[Tensor, "n k"] | Float[Tensor, "n k"]
+) -> Float[Tensor, " n"]:
+    """Soft agreement with an anchor code that no rescaling of the logits can hide.
+
+    sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached. In (-K, K);
+    K - 2 x (soft count of differing bits).
+
+    Source: hamward; compare the annealed tanh of DHTA and SAAT, which is not invariant.
+    """
+    tau = logits.detach().abs().median(dim=1, keepdim=True).values
+    tau = tau.clamp_min(torch.finfo(logits.dtype).tiny)
+    return (anchor.to(logits.dtype) * torch.tanh(logits / tau)).sum(1)
+
+
+def pairwise_likelihood(
+    inner: Float[Tensor, "n m"], similar: Float[Tensor, "n m"]
+) -> Float[Tensor, "n m"]:
+    """Negative log-likelihood of each pair: log(1 + exp(theta)) - s theta, stable for any theta.
+
+    Source: Jiang and Li, CVPR 2017, Eq. (1); the same term in SSAH and CMLA.
+    """
+    return F.softplus(inner) - similar * inner
+
+
+def quantization(
+    logits: Float[Tensor, "n k"], codes: Int8[Tensor, "n k"] | Float[Tensor, "n k"]
+) -> Float[Tensor, " n"]:
+    """Squared distance between outputs and codes, per item."""
+    return (logits - codes.to(logits.dtype)).square().sum(1)

@@ -1,0 +1,91 @@
+"""Trunks: from pixels or words to features. Each names its width and its fast precision."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hamward.errors import ConfigError, unknown_name
+from hamward.models.efficientnet_lite import EfficientNetLite0
+
+__all__ = ["IMAGE_NETWORKS", "BagOfWordsMLP", "SmallResNet", "bf16_supported", "image_network"]
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Return whether bf16 convolutions run in hardware on this device."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, 2, bias=False)
+        self.norm3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.norm3(self.shortcut(x)))
+
+
+class SmallResNet(nn.Module):
+    """Images in [0, 1], (n, 3, H, W) -> features, (n, 256): 4 stages of 3x3 convolutions.
+
+    For training from scratch in minutes (after He et al., CVPR 2016). Normalization to
+    [-2, 2] is inside.
+    """
+
+    features = 256
+    fast_in_bf16 = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.stages = nn.Sequential(_Residual(32, 64), _Residual(64, 128), _Residual(128, 256))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x * 4 - 2)))
+        return self.stages(x).mean((2, 3))
+
+
+class BagOfWordsMLP(nn.Module):
+    """Bags of words, (n, D) -> features, (n, width): one linear layer and ReLU.
+
+    Source: DCMH's text network (Jiang and Li, CVPR 2017) has width 8192.
+    """
+
+    fast_in_bf16 = False
+
+    def __init__(self, vocabulary: int, *, width: int) -> None:
+        super().__init__()
+        if vocabulary < 1:
+            raise ConfigError(f"vocabulary must hold at least one word, got {vocabulary}")
+        self.features = width
+        self.hidden = nn.Linear(vocabulary, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.hidden(x))
+
+
+IMAGE_NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "efficientnet-lite0": EfficientNetLite0,
+    "small-resnet": SmallResNet,
+}
+
+
+def image_network(name: str) -> nn.Module:
+    """Build an image trunk by name, with random weights.
+
+    Raises:
+        UnknownNameError: no trunk has this name.
+    """
+    if name not in IMAGE_NETWORKS:
+        raise unknown_name("image network", name, IMAGE_NETWORKS)
+    return IMAGE_NETWORKS[name]()

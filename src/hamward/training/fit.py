@@ -1,0 +1,252 @@
+"""The one training loop: epochs of passes over batches, validated, resumable."""
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from hamward.artifacts import read_tensors, write_tensors
+from hamward.data import RetrievalData
+from hamward.errors import ArtifactError, ConfigError, TrainingError
+from hamward.models import HashModel
+from hamward.progress import SILENT, Progress
+from hamward.random import item_uniform, permutation
+from hamward.training.objective import Objective
+from hamward.types import Modality
+
+__all__ = ["FitConfig", "Fitted", "fit"]
+
+Score = Callable[[HashModel], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: Passes over the training items per modality.
+        batch_size: Items a step.
+        image_rate: Peak learning rate of the image encoder.
+        text_rate: Peak learning rate of the text encoder.
+        head_factor: Multiplies the rate of the hash heads, which start from noise.
+        weight_decay: Decoupled weight decay.
+        warmup: Share of the steps in which the rate rises linearly; it falls as a cosine.
+        clip_norm: Largest norm of a step's gradient.
+        flip: Mirror half of the pictures.
+        seed: Seed of order and mirroring.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    image_rate: float = 5e-4
+    text_rate: float = 1e-3
+    head_factor: float = 1.0
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    clip_norm: float = 5.0
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("epochs", 1, 100_000),
+            ("batch_size", 2, 65536),
+            ("image_rate", 0, 10),
+            ("text_rate", 0, 10),
+            ("head_factor", 0, 1000),
+            ("weight_decay", 0, 1),
+            ("warmup", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be in [{low}, {high}], got {value}")
+        if self.clip_norm <= 0:
+            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}")
+
+
+@dataclass(slots=True, kw_only=True)
+class Fitted:
+    """What a training run leaves: the best epoch and the log.
+
+    Attributes:
+        best_epoch: Epoch whose weights the model holds, from 1.
+        best: Validation scores of that epoch; "select" decided.
+        history: One row an epoch: epoch, loss, seconds and the validation scores.
+    """
+
+    best_epoch: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    model: HashModel,
+    objective: Objective,
+    data: RetrievalData,
+    *,
+    config: FitConfig,
+    score: Score,
+    checkpoint: Path | None = None,
+    progress: Progress = SILENT,
+    label: str = "train",
+) -> Fitted:
+    """Train a model in place and leave the weights of its best validation epoch in it.
+
+    Args:
+        model: The model; it ends in eval mode.
+        objective: What to minimize.
+        data: Training items are `data.split.train`.
+        config: Epochs, rates, seed.
+        score: Validation scores of a model; the epoch with the largest "select" is kept.
+            Must not look at queries.
+        checkpoint: File for the state after each epoch. If it exists, training continues
+            from it and ends with the same bits as without the interruption.
+        progress: Watches the steps.
+        label: Name for the progress display.
+
+    Raises:
+        TrainingError: the loss is no longer finite; the last good checkpoint stays.
+        ArtifactError: the checkpoint is damaged or of another model.
+    """
+    device = next(model.parameters()).device
+    positions = data.split.train
+    if len(positions) < config.batch_size:
+        raise ConfigError(
+            f"batch_size {config.batch_size} exceeds the {len(positions)} training items"
+        )
+    optimizer = _optimizer(model, config)
+    objective.start(model, data, positions)
+    fitted, best_state, first = Fitted(), {}, 1
+    if checkpoint is not None and checkpoint.exists():
+        fitted, best_state = _load(checkpoint, model, optimizer, objective)
+        first = len(fitted.history) + 1
+    steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
+    total = steps_per_epoch * config.epochs
+
+    def steps() -> Iterator[tuple[int, Modality, Tensor]]:
+        for epoch in range(first, config.epochs + 1):
+            for phase in objective.phases:
+                order = permutation(len(positions), seed=config.seed, stream=f"{phase}{epoch}")
+                usable = len(order) - len(order) % config.batch_size
+                for rows in order[:usable].split(config.batch_size):
+                    yield epoch, phase, rows
+
+    done, losses, start = steps_per_epoch * (first - 1), [], time.monotonic()
+    watched = progress.track(steps(), total=total - done, label=label)
+    for epoch, phase, rows in watched:
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * _schedule(done / total, config.warmup)
+        chosen = positions[rows.numpy()]
+        ids = torch.tensor(data.ids[chosen])
+        x = data.inputs(phase, chosen)
+        if phase == "image" and config.flip:
+            x = _mirror(x, ids, seed=config.seed, epoch=epoch)
+        x, rows, ids = x.to(device), rows.to(device), ids.to(device)
+        loss = objective.loss(model, phase, x, rows=rows, ids=ids, epoch=epoch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"{label}: the loss is {float(loss)} in epoch {epoch}, step {done + 1}: lower "
+                "the learning rate"
+                + (f"; the last good state is in {checkpoint}" if checkpoint else "")
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.encoder(phase).parameters(), config.clip_norm)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        done += 1
+        if done % steps_per_epoch:
+            continue
+        objective.end_epoch()
+        model.eval()
+        scores = dict(score(model))
+        seconds = time.monotonic() - start
+        mean = sum(losses) / len(losses)
+        fitted.history.append({"epoch": epoch, "loss": mean, "seconds": seconds, **scores})
+        if not fitted.best or scores["select"] > fitted.best["select"]:
+            fitted.best, fitted.best_epoch = scores, epoch
+            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        if checkpoint is not None:
+            _save(checkpoint, model, optimizer, objective, fitted, best_state)
+        losses, start = [], time.monotonic()
+    model.load_state_dict(best_state)
+    optimizer.zero_grad(set_to_none=True)
+    model.eval()
+    return fitted
+
+
+def _optimizer(model: HashModel, config: FitConfig) -> torch.optim.AdamW:
+    groups = []
+    for modality, rate in (("image", config.image_rate), ("text", config.text_rate)):
+        encoder = model.encoder(modality)  # type: ignore[arg-type]
+        for part, peak in (("trunk", rate), ("head", rate * config.head_factor)):
+            parameters = list(getattr(encoder, part).parameters())
+            groups.append({"params": parameters, "lr": peak, "peak": peak})
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+
+def _schedule(share: float, warmup: float) -> float:
+    """Linear from 0 to 1 in the warm-up, then half a cosine down to 0.01."""
+    if share < warmup:
+        return max(share / warmup, 0.02)
+    turn = (share - warmup) / max(1 - warmup, 1e-9)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn))
+
+
+def _mirror(x: Tensor, ids: Int64[Tensor, " b"], *, seed: int, epoch: int) -> Tensor:
+    coin = item_uniform(ids, (1, 1, 1), seed=seed, stream=f"flip{epoch}") < 0.5
+    return torch.where(coin, x.flip(3), x)
+
+
+def _save(
+    file: Path,
+    model: HashModel,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    fitted: Fitted,
+    best: Mapping[str, Tensor],
+) -> None:
+    state = optimizer.state_dict()["state"]
+    tensors = {
+        **{f"model/{k}": v for k, v in model.state_dict().items()},
+        **{f"best/{k}": v for k, v in best.items()},
+        **{f"objective/{k}": v for k, v in objective.state().items()},
+        **{f"optimizer/{i}/{k}": v for i, part in state.items() for k, v in part.items()},
+    }
+    log = {"best_epoch": fitted.best_epoch, "best": fitted.best, "history": fitted.history}
+    text = torch.frombuffer(bytearray(json.dumps(log).encode()), dtype=torch.uint8)
+    write_tensors(file, {**tensors, "log": text})
+
+
+def _load(
+    file: Path, model: HashModel, optimizer: torch.optim.Optimizer, objective: Objective
+) -> tuple[Fitted, dict[str, Tensor]]:
+    tensors = read_tensors(file)
+    device = next(model.parameters()).device
+
+    def part(name: str) -> dict[str, Tensor]:
+        prefix = f"{name}/"
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    try:
+        log: dict[str, Any] = json.loads(bytes(tensors["log"].tolist()))
+        model.load_state_dict(part("model"))
+        objective.load_state(part("objective"))
+        state = optimizer.state_dict()
+        keyed = sorted((int(k.split("/")[0]), k.split("/")[1], v) for k, v in part("optimizer").items())
+        for index, entries in itertools.groupby(keyed, key=lambda entry: entry[0]):
+            state["state"][index] = {name: value.clone() for _, name, value in entries}
+        optimizer.load_state_dict(state)
+        best = {k: v.to(device) for k, v in part("best").items()}
+        return Fitted(**log), best
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{file}: not a checkpoint of this training run ({error})") from error
