@@ -14,10 +14,9 @@ def random_codes(seed, n, code_length):
     return torch.from_numpy(rng.choice([-1, 1], (n, code_length)).astype(np.int8))
 
 
-@pytest.mark.parametrize("code_length", [1, 7, 8, 9, 33, 64, 130])
+@pytest.mark.parametrize("code_length", [1, 7, 8, 9, 33, 64, 130, 300])
 @pytest.mark.parametrize("k", [1, 5, 60, 99])
 def test_search_equals_sorting_by_distance_then_position(code_length, k, monkeypatch):
-    monkeypatch.setattr("hamward.index._CHUNK_QUERIES", 3)
     monkeypatch.setattr("hamward.index._CHUNK_ITEMS", 17)
     query, database = random_codes(0, 7, code_length), random_codes(1, 60, code_length)
     distances, positions = HammingIndex.build(database).search(query, k)

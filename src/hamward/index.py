@@ -1,6 +1,5 @@
 """Packed codes and exact search over them, the ground truth that faster indexes must equal."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -9,12 +8,11 @@ import torch
 from jaxtyping import Int, Int8, UInt8
 from torch import Tensor
 
-from hamward.codes import hamming_distance, pack, unpack
+from hamward.codes import pack, unpack
 from hamward.errors import ConfigError, ShapeError
 
 __all__ = ["HammingIndex", "PackedCodes"]
 
-_CHUNK_QUERIES = 128
 _CHUNK_ITEMS = 65_536
 
 
@@ -98,17 +96,20 @@ class HammingIndex:
 
     packed: PackedCodes
 
+    def __post_init__(self) -> None:
+        if len(self.packed) == 0:
+            raise ShapeError("the database is empty: an index needs at least one code")
+
     @classmethod
     def build(cls, codes: Int8[Tensor, "n _"] | PackedCodes) -> Self:
-        """Return an index over a database of codes, on the device of the codes.
+        """Return an index over a database of codes.
 
         Raises:
             ShapeError: the database is empty or does not hold codes.
         """
-        packed = codes if isinstance(codes, PackedCodes) else PackedCodes.from_codes(codes)
-        if len(packed) == 0:
-            raise ShapeError("the database is empty: an index needs at least one code")
-        return cls(packed=packed)
+        return cls(
+            packed=codes if isinstance(codes, PackedCodes) else PackedCodes.from_codes(codes)
+        )
 
     @property
     def code_length(self) -> int:
@@ -123,14 +124,15 @@ class HammingIndex:
     ) -> tuple[Int[Tensor, "q kept"], Int[Tensor, "q kept"]]:
         """Return the k nearest items of each query, ordered by (distance, database position).
 
-        Memory is bounded by the chunk size, whatever the size of the database.
+        The search runs on the CPU, one query at a time, so that only one query's distances
+        are in memory.
 
         Args:
-            query_codes: Codes of the same victim, on the device of the index.
+            query_codes: Codes of the same victim.
             k: How many items to return; above the database size, all of it.
 
         Returns:
-            int32 distances and int64 positions, both (q, min(k, n)).
+            int32 distances and int64 positions, both (q, min(k, n)), on the device of the queries.
 
         Raises:
             ShapeError: the code lengths differ.
@@ -148,30 +150,32 @@ class HammingIndex:
             )
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
-        n = len(self)
-        best = [
-            self._nearest(packed.rows(start, stop), min(k, n))
-            for start, stop in _chunks(len(packed), _CHUNK_QUERIES)
-        ]
-        keys = torch.cat(best) if best else packed.bytes.new_empty((0, min(k, n)), dtype=torch.long)
-        return (keys // n).to(torch.int32), keys % n
-
-    def _nearest(self, query: Int8[Tensor, "q k"], k: int) -> Int[Tensor, "q kept"]:
-        """Return the k smallest sort keys of each query, ascending.
-
-        The key `distance * n + position` makes the order total, so that no tie is left to `topk`.
-        """
-        n = len(self)
-        best = query.new_empty((len(query), 0), dtype=torch.long)
-        for start, stop in _chunks(n, _CHUNK_ITEMS):
-            distances = hamming_distance(query, self.packed.rows(start, stop)).long()
-            keys = distances * n + torch.arange(start, stop, device=query.device)
-            best = torch.cat([best, keys], dim=1)
-            best = best.topk(min(k, best.shape[1]), largest=False, sorted=True).values
-        return best
+        kept = min(k, len(self))
+        distances = np.empty((len(packed), kept), np.int32)
+        positions = np.empty((len(packed), kept), np.int64)
+        database = _words(self.packed)
+        for row, query in enumerate(_words(packed).T):
+            every = _distances(query, database, code_length=self.code_length)
+            cut = np.bincount(every).cumsum().searchsorted(kept)
+            near = np.flatnonzero(every <= cut)
+            order = near[every[near].argsort(kind="stable")[:kept]]
+            distances[row], positions[row] = every[order], order
+        device = packed.bytes.device
+        return torch.from_numpy(distances).to(device), torch.from_numpy(positions).to(device)
 
 
-def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the (start, stop) of consecutive chunks."""
-    for start in range(0, total, size):
-        yield start, min(start + size, total)
+def _words(packed: PackedCodes) -> np.ndarray:
+    """Return packed codes as 64-bit words, uint64 (ceil(K/64), n): one row a word."""
+    rows = packed.bytes.cpu().numpy()
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
+    return np.ascontiguousarray(padded.view(np.uint64).T)
+
+
+def _distances(query: np.ndarray, database: np.ndarray, *, code_length: int) -> np.ndarray:
+    """Return the distances of one query in the smallest unsigned type, (n,)."""
+    distances = np.zeros(database.shape[1], np.min_scalar_type(code_length))
+    for start in range(0, len(distances), _CHUNK_ITEMS):
+        rows = slice(start, start + _CHUNK_ITEMS)
+        for word, bits in zip(query, database, strict=True):
+            distances[rows] += np.bitwise_count(bits[rows] ^ word)
+    return distances
