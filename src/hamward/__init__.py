@@ -1,3 +1,97 @@
-"""Attack, harden, certify and audit cross-modal Hamming retrieval."""
+"""Attack, harden, certify and audit cross-modal Hamming retrieval.
+
+Names below load on first use, so that `import hamward` and `hamward --help` stay instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hamward.attacks import ATTACKS, CMLA, Budget, Goal, OwnCode, RandomNoise
+    from hamward.codes import binarize
+    from hamward.data import DATASETS, RetrievalData, load_data
+    from hamward.defenses import DEFENSES
+    from hamward.evaluation import (
+        EvaluateConfig,
+        Evaluation,
+        HardenConfig,
+        TrainConfig,
+        evaluate,
+        evaluate_run,
+        harden_run,
+        train_run,
+        write_report,
+    )
+    from hamward.memory import tune_allocator
+    from hamward.metrics import distance_counts, mean_average_precision
+    from hamward.models import HashModel, Victim, load_model, save_model
+    from hamward.training import OBJECTIVES, FitConfig, fit
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "attacks": ("ATTACKS", "CMLA", "Budget", "Goal", "OwnCode", "RandomNoise"),
+    "codes": ("binarize",),
+    "data": ("DATASETS", "RetrievalData", "load_data"),
+    "defenses": ("DEFENSES",),
+    "evaluation": (
+        "EvaluateConfig",
+        "Evaluation",
+        "HardenConfig",
+        "TrainConfig",
+        "evaluate",
+        "evaluate_run",
+        "harden_run",
+        "train_run",
+        "write_report",
+    ),
+    "memory": ("tune_allocator",),
+    "metrics": ("distance_counts", "mean_average_precision"),
+    "models": ("HashModel", "Victim", "load_model", "save_model"),
+    "training": ("OBJECTIVES", "FitConfig", "fit"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ATTACKS",
+    "CMLA",
+    "DATASETS",
+    "DEFENSES",
+    "OBJECTIVES",
+    "Budget",
+    "EvaluateConfig",
+    "Evaluation",
+    "FitConfig",
+    "Goal",
+    "HardenConfig",
+    "HashModel",
+    "OwnCode",
+    "RandomNoise",
+    "RetrievalData",
+    "TrainConfig",
+    "Victim",
+    "__version__",
+    "binarize",
+    "distance_counts",
+    "evaluate",
+    "evaluate_run",
+    "fit",
+    "harden_run",
+    "load_data",
+    "load_model",
+    "mean_average_precision",
+    "save_model",
+    "train_run",
+    "tune_allocator",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'hamward' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hamward.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

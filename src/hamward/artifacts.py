@@ -76,7 +76,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write a summary as JSON with the schema version, atomically."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, allow_nan=False)
-    write_atomically(file, lambda part: part.write_text(text + "\n", encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text + "\n", encoding="utf-8")
+
+    write_atomically(file, write)
 
 
 def read_json(file: Path) -> dict[str, Any]:

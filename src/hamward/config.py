@@ -2,18 +2,19 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hamward.errors import ConfigError
 
-__all__ = ["from_mapping", "read_toml", "to_mapping"]
+__all__ = ["call_with", "from_mapping", "from_text", "read_toml", "to_mapping"]
 
 C = TypeVar("C")
 
@@ -47,38 +48,79 @@ def from_mapping(cls: type[C], values: Mapping[str, Any], *, path: str = "") -> 
     Raises:
         ConfigError: a key is unknown, a value has the wrong type or is not finite.
     """
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
-    arguments: dict[str, Any] = {}
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls} is no dataclass")
+    built: C = call_with(cls, values, path=path)
+    return built
+
+
+def call_with(
+    make: Callable[..., Any],
+    values: Mapping[str, Any],
+    *,
+    path: str = "",
+    given: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a class or function with plain values for its keyword parameters.
+
+    Args:
+        make: What to call; its annotations decide what is allowed.
+        values: Plain values as TOML or JSON give them.
+        path: Where the values stand, for messages.
+        given: Arguments that are not configuration, passed as they are.
+
+    Raises:
+        ConfigError: as in `from_mapping`, or a required value is missing.
+    """
+    given = given or {}
+    is_class = isinstance(make, type) and not dataclasses.is_dataclass(make)
+    hints = typing.get_type_hints(make.__init__ if is_class else make)
+    parameters = inspect.signature(make).parameters
+    names = [name for name in parameters if name not in given]
+    arguments: dict[str, Any] = dict(given)
     for key, value in values.items():
         where = f"{path}{key}"
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"unknown key {where!r}: {hint}known: {', '.join(sorted(names))}")
+            known = ", ".join(sorted(names)) or "none"
+            raise ConfigError(f"unknown key {where!r}: {hint}known: {known}")
         arguments[key] = _convert(hints[key], value, where)
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{path or cls.__name__}: {error}") from error
+    empty = inspect.Parameter.empty
+    missing = [n for n in names if n not in arguments and parameters[n].default is empty]
+    if missing:
+        raise ConfigError(f"missing key {path}{missing[0]!r}")
+    return make(**arguments)
+
+
+def from_text(text: str) -> Any:
+    """Return the value that a command-line word stands for: a number, true, false or text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """Return a dataclass as plain values that `from_mapping` reads back."""
-    return {
-        f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init
-    }
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -92,8 +134,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} must be a list, got {value!r}")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, got {value!r}")
+        return dict(value)
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):
+        if isinstance(value, typing.cast(type[Any], hint)):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table, got {value!r}")

@@ -117,9 +117,7 @@ class Attack(Protocol):
         """Return the budget for a modality."""
         ...
 
-    def __call__(
-        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-    ) -> Tensor:
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items: same shape and dtype, detached, inside the budget."""
         ...
 

@@ -146,9 +146,7 @@ class CMLA:
         eps = self.eps if modality == "image" else self.text_eps
         return Budget(eps=eps, one_sided=self.one_sided)
 
-    def __call__(
-        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-    ) -> Tensor:
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
         victim.require(self.access, "cmla")
         goal.check(victim, x, ids)

@@ -12,9 +12,9 @@ from torch import Tensor
 from hamward.artifacts import read_tensors, write_tensors
 from hamward.attacks.base import Attack, Goal, References
 from hamward.attacks.budget import round_to_grid
+from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.models import HashModel, Victim, frozen
-from hamward.codes import binarize
 from hamward.progress import SILENT, Progress
 from hamward.random import permutation
 from hamward.types import Modality
@@ -132,7 +132,7 @@ def craft(
         label: Name for the progress display.
         parts: Folder for finished chunks, or None.
     """
-    chunks = torch.arange(len(x)).split(batch_size)
+    chunks = torch.split(torch.arange(len(x)), batch_size)
     made = []
     for number, rows in enumerate(progress.track(chunks, total=len(chunks), label=label)):
         file = None if parts is None else parts / f"{number:05d}.safetensors"

@@ -67,9 +67,7 @@ class OwnCode:
         """Return the ball of radius eps (images) or text_eps (bags of words)."""
         return Budget(eps=self.eps if modality == "image" else self.text_eps, norm=self.norm)
 
-    def __call__(
-        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-    ) -> Tensor:
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
         victim.require(self.access, "own-code")
         goal.check(victim, x, ids)
@@ -132,9 +130,7 @@ class RandomNoise:
         """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""
         return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
-    def __call__(
-        self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-    ) -> Tensor:
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return noisy items; see `Attack`."""
         goal.check(victim, x, ids)
         budget = self.budget(goal.modality)

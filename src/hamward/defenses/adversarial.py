@@ -1,8 +1,8 @@
 """CMLA adversarial learning: the "+" models, and the control that shows what it is worth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -10,15 +10,23 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.attacks import Attack, Goal, References
+from hamward.attacks import CMLA, Attack, Goal, OwnCode, References
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
+from hamward.registry import Registry
 from hamward.training import Objective
 from hamward.types import Modality
 
-__all__ = ["AdversarialLearning", "AdversarialObjective", "PairObjective"]
+__all__ = [
+    "DEFENSES",
+    "AdversarialLearning",
+    "AdversarialObjective",
+    "PairObjective",
+    "cmla_learning",
+    "control",
+]
 
 
 class PairObjective(Objective, Protocol):
@@ -103,9 +111,7 @@ class AdversarialObjective:
         """Those of the base objective."""
         return self.base.phases
 
-    def start(
-        self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]
-    ) -> None:
+    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
         """Fill the base's buffers."""
         self.base.start(model, data, positions)
         self.source = (data, positions)
@@ -126,7 +132,7 @@ class AdversarialObjective:
             return self.base.loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
         x_adv = self._adversarial(model, modality, x, rows=rows, ids=ids, epoch=epoch)
         logits = model.logits(modality, torch.cat([x, x_adv]), low_precision=True)
-        clean, adversarial = self.base.activate(logits).split(len(x))
+        clean, adversarial = self.base.activate(logits).chunk(2)
         self.base.remember(modality, rows, clean)
         return (1 - weight) * self.base.penalty(modality, rows, clean) + (
             weight * self.base.penalty(modality, rows, adversarial)
@@ -157,7 +163,7 @@ class AdversarialObjective:
         data, positions = self.source
         device = self.base.labels.device
         made = []
-        for rows in torch.arange(len(positions), device=device).split(64):
+        for rows in torch.split(torch.arange(len(positions), device=device), 64):
             chosen = positions[rows.cpu().numpy()]
             x = data.inputs(modality, chosen, device=device)
             ids = torch.tensor(data.ids[chosen], device=device)
@@ -208,3 +214,75 @@ class AdversarialObjective:
             if f"cache/{modality}" in state:
                 self.cache[modality] = state[f"cache/{modality}"].to(self.base.labels.device)
                 self.rounds[modality] = int(state[f"round/{modality}"])
+
+
+DEFENSES: Registry[Callable[..., AdversarialObjective]] = Registry("defense")
+
+
+@DEFENSES.register(
+    "cmla",
+    summary="Fine-tune on clean and adversarial items of both modalities (the + models)",
+    citation="Li, Gao, Deng, Xie and Liu, NeurIPS 2019",
+    access="training",
+    threat="white-box l_inf on images, feature-space l_inf on bags of words",
+)
+def cmla_learning(
+    base: PairObjective,
+    *,
+    seed: int = 0,
+    attack: Literal["cmla", "own-code"] = "cmla",
+    eps: float = 8 / 255,
+    text_eps: float = 0.05,
+    steps: int = 2,
+    intra: float = 0.0,
+    weight: float = 0.5,
+    refresh: int = 1,
+    modalities: tuple[Modality, ...] = ("image", "text"),
+    references: int = 256,
+) -> AdversarialObjective:
+    """Return CMLA adversarial learning over a trained victim's objective.
+
+    Args:
+        base: The objective that the victim was trained with.
+        seed: Seed of the attack.
+        attack: What crafts the samples: CMLA as published, or own-code PGD.
+        eps: Image radius.
+        text_eps: Radius on bags of words.
+        steps: Inner steps a sample; the step size reaches the border of the ball.
+        intra: Weight of CMLA's intra term in the samples; published 1, but it weakens them.
+        weight: See `AdversarialLearning`.
+        refresh: See `AdversarialLearning`.
+        modalities: See `AdversarialLearning`.
+        references: See `AdversarialLearning`.
+    """
+    stride = 1.25 / max(steps, 1)
+    inner: Attack
+    if attack == "cmla":
+        inner = CMLA(
+            eps=eps,
+            text_eps=text_eps,
+            steps=steps,
+            learning_rate=stride * eps,
+            text_learning_rate=stride * text_eps,
+            intra=intra,
+            distance=0,
+        )
+    else:
+        inner = OwnCode(eps=eps, text_eps=text_eps, steps=steps, step_size=stride)
+    config = AdversarialLearning(
+        weight=weight, refresh=refresh, modalities=modalities, references=references
+    )
+    return AdversarialObjective(base=base, attack=inner, config=config, seed=seed)
+
+
+@DEFENSES.register(
+    "control",
+    summary="The same extra epochs without adversarial items: what a + model must beat",
+    citation="hamward; missing in the CMLA paper",
+    access="training",
+    threat="none",
+)
+def control(base: PairObjective, *, seed: int = 0) -> AdversarialObjective:
+    """Return plain fine-tuning under the same loop."""
+    config = AdversarialLearning(weight=0)
+    return AdversarialObjective(base=base, attack=OwnCode(steps=0), config=config, seed=seed)

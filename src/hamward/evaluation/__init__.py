@@ -1,0 +1,40 @@
+"""Evaluation: from victims and attacks to run folders, tables and reports."""
+
+from hamward.evaluation.demo import DemoResult, demo_run
+from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
+from hamward.evaluation.report import write_report
+from hamward.evaluation.runs import (
+    EvaluateConfig,
+    HardenConfig,
+    ModelConfig,
+    TrainConfig,
+    evaluate_run,
+    harden_run,
+    load_victim,
+    make_attack,
+    report_run,
+    train_run,
+)
+from hamward.evaluation.table import markdown_table
+
+__all__ = [
+    "CLEAN",
+    "Curve",
+    "DemoResult",
+    "EvaluateConfig",
+    "Evaluation",
+    "HardenConfig",
+    "ModelConfig",
+    "Row",
+    "TrainConfig",
+    "demo_run",
+    "evaluate",
+    "evaluate_run",
+    "harden_run",
+    "load_victim",
+    "make_attack",
+    "markdown_table",
+    "report_run",
+    "train_run",
+    "write_report",
+]

@@ -1,5 +1,6 @@
 """Victims x attacks x modalities -> rows of numbers that carry their protocol."""
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor
 from hamward.artifacts import read_json, read_tensors, write_json, write_table, write_tensors
 from hamward.attacks import Attack, Crafted, craft, encode, measure, own_code_goal, round_to_grid
 from hamward.codes import binarize
-from hamward.config import from_mapping
+from hamward.config import from_mapping, to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
 from hamward.evaluation.scoring import counts_of
@@ -31,7 +32,7 @@ from hamward.models import HashModel, Victim, frozen
 from hamward.progress import SILENT, Progress
 from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
 
-__all__ = ["CLEAN", "Curve", "Evaluation", "Row", "evaluate"]
+__all__ = ["CLEAN", "Curve", "Evaluation", "Row", "adversarial_file", "evaluate"]
 
 CLEAN = "none"
 _PRECISION_AT = (1, 5, 10, 20, 50, 100, 200, 500)
@@ -227,7 +228,7 @@ def evaluate(
             for modality in modalities:
                 victim = Victim(model=model, low_precision=low_precision)
                 positions = data.positions("query", modality)
-                file = folder and folder / "adversarial" / name / f"{attack_name}-{modality}"
+                file = folder and adversarial_file(folder, name, attack_name, modality)
                 made, seconds = _craft_or_read(
                     attack,
                     victim,
@@ -258,6 +259,15 @@ def evaluate(
     )
 
 
+def adversarial_file(folder: Path, victim: str, attack: str, modality: Modality) -> Path:
+    """Return where an evaluation keeps the adversarial items of one attack on one victim.
+
+    The file holds ids, x_adv (as crafted) and seconds (per item).
+    """
+    stem = f"{attack}-{modality}".replace("/", "_")
+    return folder / "adversarial" / victim / f"{stem}.safetensors"
+
+
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
     if model.spec.vocabulary != len(data.words):
         raise ShapeError(
@@ -278,8 +288,6 @@ def _protocol(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    from hamward.config import to_mapping
-
     return {
         "data": data.name,
         "data_digest": data.digest,
@@ -313,16 +321,16 @@ def _craft_or_read(
 ) -> tuple[Crafted, float]:
     ids = torch.tensor(data.ids[positions])
     x = data.inputs(modality, positions)
-    saved = file and file.with_suffix(".safetensors")
-    if saved is not None and saved.exists():
-        stored = read_tensors(saved)
+    if file is not None and file.exists():
+        stored = read_tensors(file)
         if not torch.equal(stored["ids"], ids):
-            raise ArtifactError(f"{saved}: holds other items than the queries of {data.name}")
+            raise ArtifactError(f"{file}: holds other items than the queries of {data.name}")
         x_adv = stored["x_adv"]
         on_grid = round_to_grid(x_adv, x, attack.budget(modality)) if modality == "image" else x_adv
         made = Crafted(modality=modality, ids=ids, x_adv=x_adv, stored=on_grid)
         return made, float(stored["seconds"])
     goal = own_code_goal(attack, victim, data, modality, positions, seed=seed)
+    parts = None if file is None else file.with_suffix(".parts")
     start = time.perf_counter()
     made = craft(
         attack,
@@ -334,15 +342,13 @@ def _craft_or_read(
         batch_size=batch_size,
         progress=progress,
         label=label,
-        parts=None if file is None else file.with_suffix(".parts"),
+        parts=parts,
     )
     seconds = (time.perf_counter() - start) / max(len(x), 1)
-    if saved is not None and file is not None:
+    if file is not None and parts is not None:
         tensors = {"ids": ids, "x_adv": made.x_adv, "seconds": torch.tensor(seconds)}
-        write_tensors(saved, tensors)
-        for part in file.with_suffix(".parts").glob("*.safetensors"):
-            part.unlink()
-        file.with_suffix(".parts").rmdir()
+        write_tensors(file, tensors)
+        shutil.rmtree(parts, ignore_errors=True)
     return made, seconds
 
 
@@ -406,7 +412,7 @@ class _Scorer:
             return torch.cat(
                 [
                     binarize(self.model.logits(modality, part.to(parameter))).cpu()
-                    for part in items.split(128)
+                    for part in torch.split(items, 128)
                 ]
             )
 

@@ -1,19 +1,23 @@
-"""From codes to numbers that carry their protocol."""
+"""From codes to numbers, and the validation scores that choose an epoch."""
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from jaxtyping import Int8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.attacks import encode
+from hamward.attacks import Attack, craft, encode, own_code_goal
 from hamward.data import RetrievalData
 from hamward.metrics import DistanceCounts, distance_counts, mean_average_precision
-from hamward.models import HashModel
+from hamward.models import HashModel, Victim
 from hamward.types import Modality
 
-__all__ = ["counts_of", "validation_scores"]
+__all__ = ["counts_of", "robust_validation_scores", "validation_scores"]
+
+_OTHER: dict[Modality, Modality] = {"image": "text", "text": "image"}
+_ACROSS: dict[Modality, str] = {"image": "i2t", "text": "t2i"}
 
 
 def counts_of(
@@ -33,20 +37,64 @@ def counts_of(
     )
 
 
-def validation_scores(model: HashModel, data: RetrievalData) -> Mapping[str, float]:
+def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]:
     """Score a model on validation queries against the training items.
 
     Tie-aware MAP over the whole ranking, i2t and t2i; "select" is their mean. Queries and
     the rest of the database are not looked at.
     """
-    train = data.split.train
-    database = {m: encode(model, data, m, train) for m in model.modalities}
-    scores = {}
-    other: dict[Modality, Modality] = {"image": "text", "text": "image"}
-    for modality in model.modalities:
-        query = data.positions("validation", modality)
-        codes = encode(model, data, modality, query)
-        counts = counts_of(data, codes, database[other[modality]], query=query, database=train)
-        name = "i2t" if modality == "image" else "t2i"
-        scores[name] = mean_average_precision(counts).value
+    codes = {
+        modality: encode(model, data, modality, data.positions("validation", modality))
+        for modality in model.modalities
+    }
+    scores = _across(model, data, codes)
     return {**scores, "select": sum(scores.values()) / len(scores)}
+
+
+def robust_validation_scores(
+    model: HashModel,
+    data: RetrievalData,
+    attack: Attack,
+    *,
+    modalities: tuple[Modality, ...] = ("image", "text"),
+) -> Mapping[str, float]:
+    """Score clean and attacked validation queries; "select" is the mean of all of them.
+
+    Returns:
+        i2t, t2i, attacked_i2t and attacked_t2i (for the attacked modalities), select.
+    """
+    clean = validation_scores(model, data)
+    clean.pop("select")
+    victim = Victim(model=model, low_precision=True)
+    codes = {}
+    for modality in modalities:
+        positions = data.positions("validation", modality)
+        made = craft(
+            attack,
+            victim,
+            data.inputs(modality, positions),
+            own_code_goal(attack, victim, data, modality, positions),
+            ids=torch.tensor(data.ids[positions]),
+        )
+        codes[modality] = victim.codes(modality, made.stored)
+    attacked = {f"attacked_{k}": v for k, v in _across(model, data, codes).items()}
+    scores = {**clean, **attacked}
+    return {**scores, "select": sum(scores.values()) / len(scores)}
+
+
+def _across(
+    model: HashModel, data: RetrievalData, codes: Mapping[Modality, Tensor]
+) -> dict[str, float]:
+    """Return the cross-modal MAP of validation codes against the training items."""
+    train = data.split.train
+    scores = {}
+    for modality, query_codes in codes.items():
+        counts = counts_of(
+            data,
+            query_codes,
+            encode(model, data, _OTHER[modality], train),
+            query=data.positions("validation", modality),
+            database=train,
+        )
+        scores[_ACROSS[modality]] = mean_average_precision(counts).value
+    return scores

@@ -32,9 +32,7 @@ class _SameConv(nn.Conv2d):
         if height % 2 == 0 and width % 2 == 0:
             padding = (height // 2, width // 2)
             return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)
-        padded = F.pad(
-            input, (width // 2, width - width // 2, height // 2, height - height // 2)
-        )
+        padded = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
         return F.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
 
 
@@ -53,9 +51,7 @@ class _Block(nn.Module):
         if self.expands:
             self._expand_conv = _SameConv(inputs, hidden, 1, bias=False)
             self._bn0 = _norm(hidden)
-        self._depthwise_conv = _SameConv(
-            hidden, hidden, kernel, stride, groups=hidden, bias=False
-        )
+        self._depthwise_conv = _SameConv(hidden, hidden, kernel, stride, groups=hidden, bias=False)
         self._bn1 = _norm(hidden)
         self._project_conv = _SameConv(hidden, outputs, 1, bias=False)
         self._bn2 = _norm(outputs)
@@ -63,8 +59,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.residual else y
+        projected: Tensor = self._bn2(self._project_conv(y))
+        return x + projected if self.residual else projected
 
 
 class EfficientNetLite0(nn.Module):
@@ -84,9 +80,7 @@ class EfficientNetLite0(nn.Module):
         blocks = []
         for kernel, repeats, stride, expansion, inputs, outputs in _STAGES:
             blocks.append(_Block(kernel, stride, expansion, inputs, outputs))
-            blocks += [
-                _Block(kernel, 1, expansion, outputs, outputs) for _ in range(repeats - 1)
-            ]
+            blocks += [_Block(kernel, 1, expansion, outputs, outputs) for _ in range(repeats - 1)]
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = _SameConv(320, 1280, 1, bias=False)
         self._bn1 = _norm(1280)

@@ -63,12 +63,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        low_precision = (
-            low_precision and bool(self.trunk.fast_in_bf16) and bf16_supported(x.device)
-        )
+        low_precision = low_precision and bool(self.trunk.fast_in_bf16) and bf16_supported(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low_precision):
             features = self.trunk(x)
-        return self.head(features.to(self.head.weight.dtype))
+        logits: Tensor = self.head(features.to(self.head.weight.dtype))
+        return logits
 
 
 class HashModel(nn.Module):
@@ -89,7 +88,7 @@ class HashModel(nn.Module):
                 ),
             }
         )
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def code_length(self) -> int:

@@ -52,7 +52,8 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stem(x * 4 - 2)))
-        return self.stages(x).mean((2, 3))
+        features: Tensor = self.stages(x)
+        return features.mean((2, 3))
 
 
 class BagOfWordsMLP(nn.Module):

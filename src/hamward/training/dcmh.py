@@ -1,7 +1,6 @@
 """DCMH: deep cross-modal hashing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from hamward.models import HashModel, frozen
 from hamward.training.objective import OBJECTIVES
 from hamward.types import MODALITIES, Modality
 
-__all__ = ["DCMH", "DCMHConfig", "dcmh_loss"]
+__all__ = ["DCMH", "dcmh_loss"]
 
 
 def dcmh_loss(
@@ -53,26 +52,6 @@ def dcmh_loss(
     return total / (len(outputs) * len(others))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DCMHConfig:
-    """Weights of the DCMH objective.
-
-    Attributes:
-        gamma: Weight of the quantization term (paper: 1).
-        eta: Weight of the balance term (paper: 1).
-        tanh_head: Train on tanh(u) instead of u; off in the paper.
-    """
-
-    gamma: float = 1.0
-    eta: float = 1.0
-    tanh_head: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("gamma", "eta"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-
-
 @OBJECTIVES.register(
     "dcmh",
     summary="Pairwise likelihood between modalities, shared codes, alternating passes",
@@ -87,11 +66,26 @@ class DCMH:
     Differs: paper: CNN-F, here the trunk that the model has; paper: SGD from 10^-1.5 for 500
         epochs, here whatever optimizer `fit` runs; released codes start the buffers at zero
         or at random, here from the untrained network, which matters when epochs are few;
-        B = sign(F + G) with 0 counted as +1.
+        B = sign(F + G) with 0 counted as +1. Paper: eta = 1, here 1e-3: the balance term pulls
+        every batch by the sum over all training items, which tiny SGD steps follow and
+        AdamW's steps overshoot (eta = 1 left a validation MAP of 0.17, chance 0.13).
     """
 
-    def __init__(self, config: DCMHConfig | None = None) -> None:
-        self.config = config or DCMHConfig()
+    def __init__(self, *, gamma: float = 1.0, eta: float = 1e-3, tanh_head: bool = False) -> None:
+        """Set the weights.
+
+        Args:
+            gamma: Weight of the quantization term (paper: 1).
+            eta: Weight of the balance term (paper: 1).
+            tanh_head: Train on tanh(u) instead of u; off in the paper.
+
+        Raises:
+            ConfigError: a weight is negative.
+        """
+        for name, value in (("gamma", gamma), ("eta", eta)):
+            if value < 0:
+                raise ConfigError(f"{name} must be at least 0, got {value}")
+        self.gamma, self.eta, self.tanh_head = gamma, eta, tanh_head
         self.outputs: dict[Modality, Tensor] = {}
         self.codes = torch.empty(0)
         self.labels = torch.empty(0)
@@ -120,7 +114,7 @@ class DCMH:
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return what the objective works on: u, or tanh(u) with `tanh_head`."""
-        return torch.tanh(logits) if self.config.tanh_head else logits
+        return torch.tanh(logits) if self.tanh_head else logits
 
     def loss(
         self,
@@ -151,8 +145,8 @@ class DCMH:
             (self.labels[rows] @ self.labels.T > 0).to(outputs.dtype),
             codes=self.codes[rows],
             rest=own.sum(0) - own[rows].sum(0),
-            gamma=self.config.gamma,
-            eta=self.config.eta,
+            gamma=self.gamma,
+            eta=self.eta,
         )
 
     def end_epoch(self) -> None:
@@ -162,7 +156,7 @@ class DCMH:
 
     def state(self) -> dict[str, Tensor]:
         """Return F, G and B."""
-        return {**self.outputs, "codes": self.codes}
+        return {"image": self.outputs["image"], "text": self.outputs["text"], "codes": self.codes}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put F, G and B back."""

@@ -1,6 +1,5 @@
 """The one training loop: epochs of passes over batches, validated, resumable."""
 
-import itertools
 import json
 import math
 import time
@@ -9,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import read_tensors, write_tensors
@@ -124,34 +125,24 @@ def fit(
         )
     optimizer = _optimizer(model, config)
     objective.start(model, data, positions)
-    fitted, best_state, first = Fitted(), {}, 1
+    fitted = Fitted()
+    best_state: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
         fitted, best_state = _load(checkpoint, model, optimizer, objective)
-        first = len(fitted.history) + 1
     steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
     total = steps_per_epoch * config.epochs
-
-    def steps() -> Iterator[tuple[int, Modality, Tensor]]:
-        for epoch in range(first, config.epochs + 1):
-            for phase in objective.phases:
-                order = permutation(len(positions), seed=config.seed, stream=f"{phase}{epoch}")
-                usable = len(order) - len(order) % config.batch_size
-                for rows in order[:usable].split(config.batch_size):
-                    yield epoch, phase, rows
-
-    done, losses, start = steps_per_epoch * (first - 1), [], time.monotonic()
-    watched = progress.track(steps(), total=total - done, label=label)
-    for epoch, phase, rows in watched:
+    done = steps_per_epoch * len(fitted.history)
+    losses: list[float] = []
+    start = time.monotonic()
+    steps = _steps(objective, len(positions), config, first=len(fitted.history) + 1)
+    for epoch, phase, rows in progress.track(steps, total=total - done, label=label):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _schedule(done / total, config.warmup)
-        chosen = positions[rows.numpy()]
-        ids = torch.tensor(data.ids[chosen])
-        x = data.inputs(phase, chosen)
-        if phase == "image" and config.flip:
-            x = _mirror(x, ids, seed=config.seed, epoch=epoch)
-        x, rows, ids = x.to(device), rows.to(device), ids.to(device)
-        loss = objective.loss(model, phase, x, rows=rows, ids=ids, epoch=epoch)
+        x, ids = _inputs(data, phase, positions[rows.numpy()], config=config, epoch=epoch)
+        loss = objective.loss(
+            model, phase, x.to(device), rows=rows.to(device), ids=ids.to(device), epoch=epoch
+        )
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{label}: the loss is {float(loss)} in epoch {epoch}, step {done + 1}: lower "
@@ -169,19 +160,46 @@ def fit(
         objective.end_epoch()
         model.eval()
         scores = dict(score(model))
-        seconds = time.monotonic() - start
-        mean = sum(losses) / len(losses)
-        fitted.history.append({"epoch": epoch, "loss": mean, "seconds": seconds, **scores})
+        row = {"epoch": epoch, "loss": sum(losses) / len(losses)}
+        fitted.history.append({**row, "seconds": time.monotonic() - start, **scores})
         if not fitted.best or scores["select"] > fitted.best["select"]:
             fitted.best, fitted.best_epoch = scores, epoch
             best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         if checkpoint is not None:
-            _save(checkpoint, model, optimizer, objective, fitted, best_state)
+            _save(checkpoint, (model, optimizer, objective), fitted, best_state)
         losses, start = [], time.monotonic()
     model.load_state_dict(best_state)
     optimizer.zero_grad(set_to_none=True)
     model.eval()
     return fitted
+
+
+def _steps(
+    objective: Objective, items: int, config: FitConfig, *, first: int
+) -> Iterator[tuple[int, Modality, Tensor]]:
+    """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order."""
+    for epoch in range(first, config.epochs + 1):
+        for phase in objective.phases:
+            order = permutation(items, seed=config.seed, stream=f"{phase}{epoch}")
+            usable = items - items % config.batch_size
+            for rows in torch.split(order[:usable], config.batch_size):
+                yield epoch, phase, rows
+
+
+def _inputs(
+    data: RetrievalData,
+    modality: Modality,
+    chosen: NDArray[np.int64],
+    *,
+    config: FitConfig,
+    epoch: int,
+) -> tuple[Tensor, Int64[Tensor, " b"]]:
+    ids = torch.tensor(data.ids[chosen])
+    x = data.inputs(modality, chosen)
+    if modality == "image" and config.flip:
+        coin = item_uniform(ids, (1, 1, 1), seed=config.seed, stream=f"flip{epoch}") < 0.5
+        x = torch.where(coin, x.flip(3), x)
+    return x, ids
 
 
 def _optimizer(model: HashModel, config: FitConfig) -> torch.optim.AdamW:
@@ -202,19 +220,13 @@ def _schedule(share: float, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn))
 
 
-def _mirror(x: Tensor, ids: Int64[Tensor, " b"], *, seed: int, epoch: int) -> Tensor:
-    coin = item_uniform(ids, (1, 1, 1), seed=seed, stream=f"flip{epoch}") < 0.5
-    return torch.where(coin, x.flip(3), x)
-
-
 def _save(
     file: Path,
-    model: HashModel,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
+    parts: tuple[HashModel, torch.optim.Optimizer, Objective],
     fitted: Fitted,
     best: Mapping[str, Tensor],
 ) -> None:
+    model, optimizer, objective = parts
     state = optimizer.state_dict()["state"]
     tensors = {
         **{f"model/{k}": v for k, v in model.state_dict().items()},
@@ -242,9 +254,9 @@ def _load(
         model.load_state_dict(part("model"))
         objective.load_state(part("objective"))
         state = optimizer.state_dict()
-        keyed = sorted((int(k.split("/")[0]), k.split("/")[1], v) for k, v in part("optimizer").items())
-        for index, entries in itertools.groupby(keyed, key=lambda entry: entry[0]):
-            state["state"][index] = {name: value.clone() for _, name, value in entries}
+        for key, value in part("optimizer").items():
+            index, name = key.split("/")
+            state["state"].setdefault(int(index), {})[name] = value.clone()
         optimizer.load_state_dict(state)
         best = {k: v.to(device) for k, v in part("best").items()}
         return Fitted(**log), best

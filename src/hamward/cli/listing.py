@@ -1,0 +1,125 @@
+"""Tables of methods and data sets."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hamward.errors import ConfigError, unknown_name
+from hamward.registry import Entry
+
+__all__ = ["show", "show_data"]
+
+
+def show(what: str | None) -> None:
+    """Print all tables, one of them, or one method with its options.
+
+    Raises:
+        UnknownNameError: no such table or method.
+    """
+    from hamward.attacks import ATTACKS
+    from hamward.defenses import DEFENSES
+    from hamward.training import OBJECTIVES
+
+    tables: dict[str, Mapping[str, Entry[Any]]] = {
+        "victims": OBJECTIVES,
+        "attacks": ATTACKS,
+        "defenses": DEFENSES,
+    }
+    console = Console()
+    if what in (None, "data"):
+        _show_data_sets(console)
+    if what == "data":
+        return
+    methods = {f"{kind[:-1]} {n}": e for kind, t in tables.items() for n, e in t.items()}
+    found = {label: e for label, e in methods.items() if e.name == what}
+    if what is not None and what not in tables and not found:
+        raise unknown_name("list", what, [*tables, "data", *(e.name for e in methods.values())])
+    for kind, table in tables.items():
+        if what in (None, kind):
+            _show_methods(console, kind, table)
+    for label, entry in found.items():
+        _show_method(console, label, entry)
+
+
+def show_data(name: str, *, picture: Path | None, seed: int, options: Mapping[str, Any]) -> None:
+    """Print what is in a data set, and draw examples if a file is named.
+
+    Raises:
+        ConfigError: the picture's name does not end in .png.
+    """
+    from hamward.artifacts import write_atomically
+    from hamward.data import contact_sheet, describe, load_data
+
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ConfigError(f"--picture must name a .png file, got {picture}")
+    data = load_data(name, **options)
+    facts = describe(data)
+    console = Console()
+    histograms = {s: facts["splits"][s].pop("labels") for s in facts["splits"]}
+    console.print_json(json.dumps(facts))
+    table = Table("label", *histograms, "", title=f"{name}: items per label")
+    largest = max(max(h.values()) for h in histograms.values())
+    for label in data.label_names:
+        counts = [histograms[s][label] for s in histograms]
+        bar = "█" * round(30 * histograms["database"][label] / largest)
+        table.add_row(label, *map(str, counts), bar)
+    console.print(table)
+    if picture is not None:
+        sheet = contact_sheet(data, seed=seed)
+        write_atomically(picture, lambda part: sheet.save(part, format="PNG"))
+        console.print(f"example pairs: {picture}")
+
+
+def _show_data_sets(console: Console) -> None:
+    from hamward.data import DATASETS
+
+    table = Table("name", "what", "source", "license", "shipped", title="data")
+    for entry in DATASETS.values():
+        table.add_row(
+            entry.name, entry.summary, entry.source, entry.license, "yes" if entry.shipped else "no"
+        )
+    console.print(table)
+
+
+def _show_methods(console: Console, kind: str, table: Mapping[str, Entry[Any]]) -> None:
+    shown = Table("name", "what", "citation", "threat model", "access", title=kind)
+    for entry in table.values():
+        shown.add_row(entry.name, entry.summary, entry.citation, entry.threat, entry.access)
+    console.print(shown)
+
+
+def _show_method(console: Console, label: str, entry: Entry[Any]) -> None:
+    console.print(f"[bold]{label}[/bold]: {entry.summary}\n{entry.citation}; {entry.threat}\n")
+    console.print(inspect.getdoc(entry.make) or "", markup=False, highlight=False)
+    table = Table("option", "type", "default", title="options")
+    for name, parameter in inspect.signature(entry.make).parameters.items():
+        if name in ("base", "seed"):
+            continue
+        kind = parameter.annotation
+        default = parameter.default
+        if default is dataclasses.MISSING or default is inspect.Parameter.empty:
+            default = "required"
+        table.add_row(f"--{name.replace('_', '-')}", _type_name(kind), _value(default))
+    console.print(table)
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def _value(default: Any) -> str:
+    if (
+        isinstance(default, float)
+        and default
+        and abs(default * 255 - round(default * 255, 6)) < 1e-9
+    ):
+        level = default * 255
+        if level < 64 and abs(level * 2 - round(level * 2)) < 1e-9:
+            return f"{level:g}/255"
+    return str(default)

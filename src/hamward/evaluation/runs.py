@@ -1,0 +1,367 @@
+"""Runs: train, harden and evaluate into folders that others can read and that resume."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hamward.artifacts import RunFolder, write_table
+from hamward.attacks import ATTACKS, Attack
+from hamward.config import call_with, from_mapping, to_mapping
+from hamward.data import RetrievalData, load_data
+from hamward.defenses import DEFENSES
+from hamward.errors import ArtifactError, ConfigError
+from hamward.evaluation.evaluate import Evaluation, evaluate
+from hamward.evaluation.report import write_report
+from hamward.evaluation.scoring import robust_validation_scores, validation_scores
+from hamward.models import HashModel, ModelSpec, build_hash_model, load_model, save_model
+from hamward.models.networks import image_network
+from hamward.progress import SILENT, Progress
+from hamward.training import OBJECTIVES, FitConfig, Fitted, fit
+from hamward.types import Modality
+
+__all__ = [
+    "EvaluateConfig",
+    "HardenConfig",
+    "ModelConfig",
+    "TrainConfig",
+    "evaluate_run",
+    "harden_run",
+    "load_victim",
+    "make_attack",
+    "report_run",
+    "train_run",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What is built before training.
+
+    Attributes:
+        code_length: Number of bits K.
+        image_network: Image trunk.
+        pretrained: ImageNet weights for the trunk; None means where there are some.
+        text_width: Hidden units of the text network.
+    """
+
+    code_length: int = 32
+    image_network: str = "efficientnet-lite0"
+    pretrained: bool | None = None
+    text_width: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        method: A registered victim.
+        data: A registered data set.
+        data_options: Options of its loader.
+        options: Options of the method.
+        model: Architecture.
+        fit: Training loop.
+    """
+
+    method: str = "dcmh"
+    data: str = "openclipart27"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardenConfig:
+    """A hardening run: fine-tunes a trained victim.
+
+    Attributes:
+        defense: A registered defense.
+        victim: Run folder of the victim.
+        options: Options of the defense.
+        fit: Training loop.
+    """
+
+    defense: str = "cmla"
+    victim: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(epochs=4, image_rate=5e-4, text_rate=1e-3)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """An evaluation run.
+
+    Attributes:
+        victims: Run folders by name.
+        attacks: Per name: "attack" (registered name, by default the part of the name before
+            "@") and the attack's options.
+        modalities: Sides that are attacked.
+        transfer_from: Victim whose adversarial items are also sent to the others.
+        queries: Use this many queries only (evenly spaced); None is all.
+        seed: Seed of attacks and bootstrap.
+        batch_size: Items a crafting chunk.
+    """
+
+    victims: dict[str, str] = field(default_factory=dict)
+    attacks: dict[str, Any] = field(default_factory=dict)
+    modalities: tuple[Modality, ...] = ("image", "text")
+    transfer_from: str | None = None
+    queries: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+
+
+def train_run(
+    config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+) -> HashModel:
+    """Train a victim into a run folder.
+
+    Returns:
+        The trained model, in eval mode.
+
+    Raises:
+        HamwardError: anything in the configuration, the data or the folder does not fit.
+    """
+    entry = OBJECTIVES[config.method]
+    objective = call_with(entry.make, config.options, path="options.")
+    data = load_data(config.data, **config.data_options)
+    pretrained = config.model.pretrained
+    if pretrained is None:
+        pretrained = hasattr(image_network(config.model.image_network), "load_pretrained")
+    spec = ModelSpec(
+        code_length=config.model.code_length,
+        vocabulary=len(data.words),
+        image_side=data.image_side,
+        image_network=config.model.image_network,
+        text_width=config.model.text_width,
+    )
+    run = RunFolder(out)
+    run.start("model", to_mapping(config), resume=resume)
+    if run.done:
+        return load_model(out)[0]
+    model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
+    started = time.monotonic()
+    fitted = fit(
+        model,
+        objective,
+        data,
+        config=config.fit,
+        score=lambda m: validation_scores(m, data),
+        checkpoint=out / "checkpoint.safetensors",
+        progress=progress,
+        label=f"train {config.method}",
+    )
+    facts = {
+        "method": config.method,
+        "options": config.options,
+        "data": config.data,
+        "data_options": config.data_options,
+        "data_digest": data.digest,
+        "words_digest": _words_digest(data),
+        "fit": to_mapping(config.fit),
+        "pretrained": pretrained,
+    }
+    _finish(run, model, fitted, facts, started)
+    return model
+
+
+def harden_run(
+    config: HardenConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+) -> HashModel:
+    """Fine-tune a victim with a defense into a new run folder; the victim's stays as it is.
+
+    The epoch is chosen by validation MAP, clean and under a short attack in equal parts (the
+    control, which has no attack to withstand, by the clean part alone).
+
+    Raises:
+        HamwardError: anything in the configuration, the victim or the folder does not fit.
+    """
+    entry = DEFENSES[config.defense]
+    victim = Path(config.victim)
+    model, facts = load_victim(victim)
+    base = call_with(OBJECTIVES[facts["method"]].make, facts["options"], path="options.")
+    objective = call_with(
+        entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
+    )
+    data = _data_of(facts, victim)
+    run = RunFolder(out)
+    run.start("model", to_mapping(config), resume=resume)
+    if run.done:
+        return load_model(out)[0]
+    started = time.monotonic()
+
+    def score(m: HashModel) -> Mapping[str, float]:
+        if objective.config.weight == 0:
+            return validation_scores(m, data)
+        return robust_validation_scores(
+            m, data, objective.attack, modalities=objective.config.modalities
+        )
+
+    fitted = fit(
+        model,
+        objective,
+        data,
+        config=config.fit,
+        score=score,
+        checkpoint=out / "checkpoint.safetensors",
+        progress=progress,
+        label=f"harden {config.defense}",
+    )
+    kept = {k: facts[k] for k in facts if k not in ("schema_version", "spec")}
+    kept["hardened"] = [*facts.get("hardened", []), to_mapping(config)]
+    _finish(run, model, fitted, kept, started)
+    return model
+
+
+def evaluate_run(
+    config: EvaluateConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+) -> Evaluation:
+    """Attack and score trained victims into a run folder.
+
+    Raises:
+        HamwardError: anything in the configuration, the victims or the folder does not fit.
+    """
+    if not config.victims:
+        raise ConfigError("there are no victims to evaluate")
+    attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
+    victims: dict[str, HashModel] = {}
+    data: RetrievalData | None = None
+    first = next(iter(config.victims.values()))
+    for name, folder in config.victims.items():
+        model, facts = load_victim(Path(folder))
+        own = _data_of(facts, Path(folder)) if data is None else data
+        if data is not None and facts["data_digest"] != data.digest:
+            raise ArtifactError(
+                f"{folder}: trained on other data ({facts['data']} {facts['data_digest'][:12]}) "
+                f"than {first} ({data.name} {data.digest[:12]}): evaluate them separately"
+            )
+        victims[name], data = model, own
+    assert data is not None
+    if config.queries is not None:
+        data = data.limit(queries=config.queries)
+    run = RunFolder(out)
+    run.start("evaluation", to_mapping(config), resume=resume)
+    if run.done:
+        return Evaluation.load(out)
+    evaluation = evaluate(
+        victims,
+        data,
+        attacks,
+        modalities=config.modalities,
+        transfer_from=config.transfer_from,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        progress=progress,
+        folder=out,
+    )
+    evaluation.save(out)
+    run.finish(data=data.name, data_digest=data.digest)
+    return evaluation
+
+
+def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SILENT) -> Path:
+    """Write the report of a finished evaluation run.
+
+    Args:
+        folder: The evaluation's run folder.
+        out: Where to; by default `folder / "report"`.
+        progress: Watches.
+
+    Returns:
+        The page.
+
+    Raises:
+        ArtifactError: the evaluation or one of its victims is not there, or not finished.
+    """
+    info = RunFolder(folder).require("evaluation")
+    config = from_mapping(EvaluateConfig, info["config"])
+    victims = {name: Path(path) for name, path in config.victims.items()}
+    facts = {name: RunFolder(path).require("model") for name, path in victims.items()}
+    first = next(iter(victims.values()))
+    data = _data_of(load_victim(first)[1], first)
+    if config.queries is not None:
+        data = data.limit(queries=config.queries)
+    return write_report(
+        out or folder / "report",
+        Evaluation.load(folder),
+        data=data,
+        artifacts=folder,
+        title="hamward: " + ", ".join(victims),
+        facts={
+            "environment": info["environment"],
+            "written": info["written"],
+            "command": info["command"],
+            "training_seconds": {name: round(run["seconds"], 1) for name, run in facts.items()},
+            "configuration": {name: run["config"] for name, run in facts.items()},
+        },
+        histories={name: run["history"] for name, run in facts.items()},
+        progress=progress,
+    )
+
+
+def make_attack(name: str, options: Mapping[str, Any]) -> Attack:
+    """Build a configured attack; its registered name is `options["attack"]` or before "@".
+
+    Raises:
+        UnknownNameError: no attack has this name.
+        ConfigError: an option is unknown or does not fit.
+    """
+    values = dict(options)
+    entry = ATTACKS[values.pop("attack", name.split("@", maxsplit=1)[0])]
+    attack: Attack = call_with(entry.make, values, path=f"{entry.name}: ")
+    return attack
+
+
+def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
+    """Read a trained model and its facts from a finished run folder.
+
+    Raises:
+        ArtifactError: not a finished model run, or damaged.
+    """
+    RunFolder(folder).require("model")
+    model, facts = load_model(folder)
+    for key in ("method", "options", "data", "data_options", "data_digest"):
+        if key not in facts:
+            raise ArtifactError(f"{folder / 'model.json'}: lacks {key!r}")
+    return model, facts
+
+
+def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
+    data = load_data(facts["data"], **facts["data_options"])
+    if _words_digest(data) != facts["words_digest"]:
+        raise ArtifactError(
+            f"{folder}: trained with another vocabulary than {facts['data']} has now"
+        )
+    return data
+
+
+def _words_digest(data: RetrievalData) -> str:
+    return hashlib.sha256("\n".join(data.words).encode()).hexdigest()
+
+
+def _finish(
+    run: RunFolder,
+    model: HashModel,
+    fitted: Fitted,
+    facts: Mapping[str, Any],
+    started: float,
+) -> None:
+    save_model(run.path, model, **facts)
+    write_table(
+        run.path / "history.parquet",
+        {k: [row[k] for row in fitted.history] for k in fitted.history[0]},
+    )
+    run.finish(
+        best_epoch=fitted.best_epoch,
+        validation=fitted.best,
+        history=fitted.history,
+        seconds=time.monotonic() - started,
+        data_digest=facts["data_digest"],
+    )
+    (run.path / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""The result table as text: the same numbers for the console, the README and the report."""
+
+from collections.abc import Sequence
+
+from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
+from hamward.types import Direction
+
+__all__ = ["markdown_table", "protocol_line", "table_cells"]
+
+
+def table_cells(
+    evaluation: Evaluation, directions: Sequence[Direction] = ("i2t", "t2i")
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and body of the table: one line per victim, attack and direction.
+
+    Transfers are left out: they are no robustness figures.
+    """
+    header = ["victim", "attack", "eps", "direction", "MAP", "95 %", "chance", "flips", "D (rms)"]
+    body = [
+        [
+            row.victim,
+            "clean" if row.attack == CLEAN else row.attack.split("@")[0],
+            _eps(row),
+            row.direction,
+            f"{row.map:.3f}",
+            f"{row.low:.3f}-{row.high:.3f}",
+            f"{row.chance:.3f}",
+            "" if row.attack == CLEAN else f"{row.flips:.0%}",
+            "" if row.attack == CLEAN else f"{row.rms:.4f}",
+        ]
+        for direction in directions
+        for row in evaluation.rows
+        if row.direction == direction and row.stored != "float" and not row.transfer
+    ]
+    return header, body
+
+
+def markdown_table(evaluation: Evaluation, directions: Sequence[Direction] = ("i2t", "t2i")) -> str:
+    """Return the table in Markdown, columns aligned for reading as plain text."""
+    header, body = table_cells(evaluation, directions)
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (c.ljust(w) for c, w in zip(cells, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, body)])
+
+
+def protocol_line(evaluation: Evaluation) -> str:
+    """Return the protocol of the numbers in one line."""
+    p = evaluation.protocol
+    return (
+        f"{p['data']}: {p['queries']} queries, {p['database']} database items; tie-aware MAP, "
+        f"whole ranking; images scored after rounding to 8 bits; attacks crafted against the "
+        f"victim of their line; seed {p['seed']}"
+    )
+
+
+def _eps(row: Row) -> str:
+    if row.attack == CLEAN:
+        return ""
+    if row.stored == "feature-space" or row.norm != "linf":
+        return f"{row.eps:g}"
+    return f"{row.eps * 255:g}/255"
