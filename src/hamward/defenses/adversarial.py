@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class PairObjective(Objective, Protocol):
     """An objective whose loss can be asked for outputs that stand for training items."""
 

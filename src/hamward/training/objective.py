@@ -1,7 +1,7 @@
 """What `fit` minimizes: an objective over the training items, one modality at a time."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -16,6 +16,7 @@ from hamward.types import Modality
 __all__ = ["OBJECTIVES", "Objective"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training objective with buffers of its own.
 

@@ -1,0 +1,100 @@
+"""Shared by all tests: shapes checked against their annotations, one tiny set, one tiny victim."""
+
+import copy
+
+from jaxtyping import install_import_hook
+
+# Before anything imports these. Not `codes`, `index`, `data` and `metrics`: their tests hand
+# in wrong shapes on purpose to see our own errors, and numba cannot compile wrapped functions.
+install_import_hook(
+    [
+        "hamward.attacks",
+        "hamward.defenses",
+        "hamward.evaluation",
+        "hamward.losses",
+        "hamward.models",
+        "hamward.random",
+        "hamward.training",
+    ],
+    "typechecker.check",
+)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from hamward.data import RetrievalData, Split  # noqa: E402
+from hamward.evaluation.scoring import validation_scores  # noqa: E402
+from hamward.models import HashModel, ModelSpec, build_hash_model  # noqa: E402
+from hamward.training import DCMH, FitConfig, fit  # noqa: E402
+
+torch.set_num_threads(1)
+
+SPEC = ModelSpec(
+    code_length=16, vocabulary=12, image_side=16, image_network="small-resnet", text_width=32
+)
+
+
+def make_tiny_data() -> RetrievalData:
+    """96 pictures of side 16, four labels that show as a color and a place, three words each."""
+    rng = np.random.default_rng(7)
+    n = 96
+    first = np.arange(n) % 4
+    labels = np.eye(4, dtype=np.uint8)[first]
+    labels[::12, 3] = 1  # some items have two labels
+    images = rng.integers(116, 140, (n, 3, 16, 16))
+    bags = np.zeros((n, 12), np.uint8)
+    colors = np.array([[20, -20, -20], [-20, 20, -20], [-20, -20, 20], [20, 20, -20]])
+    for item in range(n):
+        for label in np.flatnonzero(labels[item]):
+            row, column = 8 * (label // 2), 8 * (label % 2)
+            images[item, :, row : row + 8, column : column + 8] += colors[label][:, None, None]
+            bags[item, 3 * label + rng.choice(3, 2, replace=False)] = 1
+    bags[[2, 50]] = 0  # a query and a database item without words
+    return RetrievalData(
+        name="tiny",
+        images=images.clip(0, 255).astype(np.uint8),
+        bags=bags,
+        texts=tuple(" ".join(f"w{j}" for j in np.flatnonzero(bag)) for bag in bags),
+        labels=labels,
+        words=tuple(f"w{j}" for j in range(12)),
+        label_names=("red", "green", "blue", "yellow"),
+        ids=np.arange(n, dtype=np.int64) * 7 + 1000,
+        split=Split(
+            query=np.arange(0, 24),
+            database=np.arange(24, n),
+            train=np.arange(24, 72),
+            validation=np.arange(72, 88),
+        ),
+    )
+
+
+def make_model(seed: int = 0, spec: ModelSpec = SPEC) -> HashModel:
+    return build_hash_model(spec, seed=seed)
+
+
+TINY_FIT = FitConfig(epochs=24, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10, flip=False)
+
+
+@pytest.fixture(scope="session")
+def data() -> RetrievalData:
+    return make_tiny_data()
+
+
+@pytest.fixture(scope="session")
+def _trained(data: RetrievalData) -> HashModel:
+    model = make_model()
+    fit(model, DCMH(), data, config=TINY_FIT, score=lambda m: validation_scores(m, data))
+    return model
+
+
+@pytest.fixture
+def model(_trained: HashModel) -> HashModel:
+    """A trained victim in float32, a fresh copy for every test."""
+    return copy.deepcopy(_trained)
+
+
+@pytest.fixture
+def model64(_trained: HashModel) -> HashModel:
+    """The same victim in float64."""
+    return copy.deepcopy(_trained).double()
