@@ -42,7 +42,7 @@ def pack(codes: Int8[Tensor, "n k"]) -> UInt8[Tensor, "n bytes"]:
     n, code_length = codes.shape
     bits = (codes > 0).to(torch.uint8)
     padding = -code_length % 8
-    bits = torch.nn.functional.pad(bits, (0, padding)).reshape(n, -1, 8)
+    bits = torch.nn.functional.pad(bits, (0, padding)).reshape(n, (code_length + padding) // 8, 8)
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=codes.device)
     return (bits * weights).sum(-1, dtype=torch.uint8)
 
@@ -60,7 +60,7 @@ def unpack(packed: UInt8[Tensor, "n bytes"], *, code_length: int) -> Int8[Tensor
         )
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     bits = (packed.unsqueeze(-1) >> shifts) & 1
-    bits = bits.reshape(packed.shape[0], -1)[:, :code_length]
+    bits = bits.flatten(1)[:, :code_length]
     return (bits.to(torch.int8) * 2 - 1).to(torch.int8)
 
 
