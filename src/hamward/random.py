@@ -27,7 +27,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def stream_seed(seed: int, stream: str) -> int:
     """Return a seed for one named use of `seed`, so that two uses never share their noise."""
-    value = seed
+    value = seed % (1 << 62)
     for byte in stream.encode():
         value = (value * 1099511628211 + byte + 1) % (1 << 62)
     return value
