@@ -127,8 +127,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR091
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is typing.Literal:
-        if value in arguments:
-            return value
+        for allowed in arguments:  # True == 1, so types are compared too
+            if type(allowed) is type(value) and allowed == value:
+                return allowed
         raise ConfigError(f"{where} must be one of {list(arguments)}, got {value!r}")
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -157,12 +158,16 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, str):
         try:
             value = float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ArithmeticError) as error:
             raise ConfigError(
                 f'{where} must be a number or a fraction such as "8/255", got {value!r}'
             ) from error
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{where} must be a number, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value):
-        raise ConfigError(f"{where} must be finite, got {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond 1e308
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{where} must be finite, got {number}")
+    return number
