@@ -4,14 +4,24 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol, TextIO, TypeVar
+from typing import Literal, Protocol, TextIO, TypeVar, runtime_checkable
 
-__all__ = ["SILENT", "JsonProgress", "NoProgress", "PlainProgress", "Progress", "RichProgress"]
+__all__ = [
+    "SILENT",
+    "JsonProgress",
+    "NoProgress",
+    "PlainProgress",
+    "Progress",
+    "ProgressKind",
+    "RichProgress",
+    "progress_of",
+]
 
 T = TypeVar("T")
 ProgressKind = Literal["auto", "rich", "plain", "json", "none"]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Something that watches loops."""
 
