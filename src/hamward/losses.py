@@ -14,12 +14,15 @@ def auto_temperature(
     """Soft agreement with an anchor code that no rescaling of the logits can hide.
 
     sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached. In (-K, K);
-    K - 2 x (soft count of differing bits).
+    K - 2 x (soft count of differing bits). Where half of the logits are 0, tau is their mean
+    magnitude; where all are, 1.
 
     Source: hamward; compare the annealed tanh of DHTA and SAAT, which is not invariant.
     """
-    tau = logits.detach().abs().median(dim=1, keepdim=True).values
-    tau = tau.clamp_min(torch.finfo(logits.dtype).tiny)
+    size = logits.detach().abs()
+    tau = size.median(dim=1, keepdim=True).values
+    tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
+    tau = torch.where(tau > 0, tau, 1.0)
     return (anchor.to(logits.dtype) * torch.tanh(logits / tau)).sum(1)
 
 
