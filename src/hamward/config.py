@@ -33,7 +33,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
-def from_mapping(cls: type[C], values: Mapping[str, Any], *, path: str = "") -> C:
+def from_mapping(cls: type[C], values: Any, *, path: str = "") -> C:
     """Build a dataclass from plain values; unknown keys and wrong types are errors.
 
     Args:
@@ -50,6 +50,9 @@ def from_mapping(cls: type[C], values: Mapping[str, Any], *, path: str = "") -> 
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls} is no dataclass")
+    if not isinstance(values, Mapping):
+        where = path.rstrip(".") or "the configuration"
+        raise ConfigError(f"{where} must be a table, got {values!r}")
     built: C = call_with(cls, values, path=path)
     return built
 

@@ -28,7 +28,7 @@ class _SameConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = (max((-s % stride or stride) * -1 + kernel, 0) for s in input.shape[-2:])
+        height, width = (max(kernel - (s % stride or stride), 0) for s in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
             padding = (height // 2, width // 2)
             return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)

@@ -149,7 +149,7 @@ def build_hash_model(spec: ModelSpec, *, seed: int, pretrained: bool = False) ->
         ArtifactError: the package with the weights is not installed.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, "weights"))
+        torch.default_generator.manual_seed(stream_seed(seed, "weights"))  # CPU only, forked
         model = HashModel(spec)
     if pretrained:
         load = getattr(model.encoder("image").trunk, "load_pretrained", None)

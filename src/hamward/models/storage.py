@@ -6,7 +6,7 @@ from typing import Any
 from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.config import from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
-from hamward.models.hash_model import HashModel, ModelSpec
+from hamward.models.hash_model import HashModel, ModelSpec, build_hash_model
 
 __all__ = ["load_model", "save_model"]
 
@@ -34,11 +34,11 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     """
     facts = read_json(folder / "model.json")
     try:
-        spec = from_mapping(ModelSpec, facts.get("spec", {}), path="spec.")
+        spec = from_mapping(ModelSpec, facts.get("spec"), path="spec.")
+        model = build_hash_model(spec, seed=0)  # leaves the global random stream alone
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
     state = read_tensors(folder / "model.safetensors")
-    model = HashModel(spec)
     own = model.state_dict()
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
