@@ -123,6 +123,11 @@ class CMLA:
             raise ConfigError(f"p must be 1 or 2, got {self.p}")
         if self.inter == self.intra == 0:
             raise ConfigError("inter and intra are both 0: nothing to attack")
+        if self.learning_rate <= 0 or self.text_learning_rate <= 0:
+            raise ConfigError(
+                "learning rates must be positive, got "
+                f"{self.learning_rate:g} and {self.text_learning_rate:g}"
+            )
         if self.references < 1:
             raise ConfigError(f"references must be at least 1, got {self.references}")
 
@@ -150,6 +155,8 @@ class CMLA:
         """Return adversarial items; see `Attack`."""
         victim.require(self.access, "cmla")
         goal.check(victim, x, ids)
+        if goal.toward:
+            raise ConfigError("cmla is untargeted: it cannot approach a code")
         other, own, similar, visible = self._pairs(goal, x)
         budget = self.budget(goal.modality)
         image = goal.modality == "image"

@@ -14,6 +14,7 @@ from hamward.attacks.base import Attack, Goal, References
 from hamward.attacks.budget import round_to_grid
 from hamward.codes import binarize
 from hamward.data import RetrievalData
+from hamward.errors import ArtifactError
 from hamward.models import HashModel, Victim, frozen
 from hamward.progress import SILENT, Progress
 from hamward.random import permutation
@@ -131,17 +132,23 @@ def craft(
         progress: Watches the chunks.
         label: Name for the progress display.
         parts: Folder for finished chunks, or None.
+
+    Raises:
+        ArtifactError: a finished chunk is damaged or holds other items.
     """
     chunks = torch.split(torch.arange(len(x)), batch_size)
     made = []
     for number, rows in enumerate(progress.track(chunks, total=len(chunks), label=label)):
         file = None if parts is None else parts / f"{number:05d}.safetensors"
         if file is not None and file.exists():
-            made.append(read_tensors(file)["x_adv"].to(x.device))
+            kept = read_tensors(file)
+            if not torch.equal(kept["ids"], ids[rows].cpu()):
+                raise ArtifactError(f"{file}: holds other items: crafted with another batch size?")
+            made.append(kept["x_adv"].to(x.device))
             continue
         part = attack(victim, x[rows], goal.select(rows), ids=ids[rows], seed=seed)
         if file is not None:
-            write_tensors(file, {"x_adv": part})
+            write_tensors(file, {"ids": ids[rows], "x_adv": part})
         made.append(part)
     x_adv = torch.cat(made) if made else x.clone()
     image = goal.modality == "image"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
 from hamward.attacks.budget import Budget
+from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.victim import Access
@@ -52,6 +53,8 @@ class OwnCode:
     def __post_init__(self) -> None:
         check_steps(self.steps)
         self.budget("image"), self.budget("text")
+        if self.step_size <= 0:
+            raise ConfigError(f"step_size must be positive, got {self.step_size:g}")
 
     @property
     def access(self) -> Access:
