@@ -73,6 +73,8 @@ class AdversarialLearning:
             raise ConfigError(f"weight must be in [0, 1], got {self.weight}")
         if self.refresh < 0:
             raise ConfigError(f"refresh must be at least 0, got {self.refresh}")
+        if self.references < 1:
+            raise ConfigError(f"references must be at least 1, got {self.references}")
         if not self.modalities or not set(self.modalities) <= {"image", "text"}:
             raise ConfigError(f"modalities must be image, text or both, got {self.modalities}")
 

@@ -160,5 +160,7 @@ class DCMH:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put F, G and B back."""
+        if any(state[k].shape != v.shape for k, v in self.state().items()):
+            raise ValueError("buffers of another number of items or bits")
         self.outputs = {m: state[m].to(self.codes.device) for m in MODALITIES}
         self.codes = state["codes"].to(self.codes.device)

@@ -72,6 +72,15 @@ class FitConfig:
         if self.clip_norm <= 0:
             raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}")
 
+    def check(self, items: int) -> None:
+        """Refuse a batch size that leaves no step.
+
+        Raises:
+            ConfigError: there are fewer training items than items in a batch.
+        """
+        if items < self.batch_size:
+            raise ConfigError(f"batch_size {self.batch_size} exceeds the {items} training items")
+
 
 @dataclass(slots=True, kw_only=True)
 class Fitted:
@@ -119,10 +128,7 @@ def fit(
     """
     device = next(model.parameters()).device
     positions = data.split.train
-    if len(positions) < config.batch_size:
-        raise ConfigError(
-            f"batch_size {config.batch_size} exceeds the {len(positions)} training items"
-        )
+    config.check(len(positions))
     optimizer = _optimizer(model, config)
     objective.start(model, data, positions)
     fitted = Fitted()
@@ -147,7 +153,11 @@ def fit(
             raise TrainingError(
                 f"{label}: the loss is {float(loss)} in epoch {epoch}, step {done + 1}: lower "
                 "the learning rate"
-                + (f"; the last good state is in {checkpoint}" if checkpoint else "")
+                + (
+                    f"; the last good state is in {checkpoint}"
+                    if checkpoint and fitted.history
+                    else ""
+                )
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
