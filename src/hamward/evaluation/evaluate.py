@@ -175,7 +175,7 @@ class Evaluation:
                 rows=tuple(from_mapping(Row, row, path="rows.") for row in content["rows"]),
                 curves=tuple(from_mapping(Curve, c, path="curves.") for c in content["curves"]),
             )
-        except (KeyError, ConfigError) as error:
+        except (KeyError, TypeError, ConfigError) as error:
             raise ArtifactError(f"{file}: not an evaluation ({error})") from error
 
 
@@ -218,12 +218,14 @@ def evaluate(
         raise ConfigError("there are no victims to evaluate")
     if transfer_from is not None and transfer_from not in victims:
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
-    rows: list[tuple[Row, Curve]] = []
-    crafted: dict[tuple[str, str, Modality], tuple[Crafted, float]] = {}
     for name, model in victims.items():
         _check_fit(name, model, data)
+    rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
+    crafted: dict[tuple[str, str, Modality], tuple[Crafted, float]] = {}
+    for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
+        model = victims[name]
         scorer = _Scorer(name=name, model=model, data=data, seed=seed, progress=progress)
-        rows.extend(scorer.clean())
+        rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
             for modality in modalities:
                 victim = Victim(model=model, low_precision=low_precision)
@@ -242,10 +244,12 @@ def evaluate(
                     file=file,
                 )
                 crafted[name, attack_name, modality] = made, seconds
-                rows.extend(scorer.attacked(attack_name, attack, made, seconds, crafted_on=name))
+                rows[name].extend(
+                    scorer.attacked(attack_name, attack, made, seconds, crafted_on=name)
+                )
                 if transfer_from is not None and transfer_from != name:
                     source, seconds = crafted[transfer_from, attack_name, modality]
-                    rows.extend(
+                    rows[name].extend(
                         scorer.attacked(
                             attack_name, attack, source, seconds, crafted_on=transfer_from
                         )
@@ -254,8 +258,8 @@ def evaluate(
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
     return Evaluation(
         protocol=_protocol(victims, data, attacks, seed=seed),
-        rows=tuple(row for row, _ in rows),
-        curves=tuple(curve for _, curve in rows),
+        rows=tuple(row for name in victims for row, _ in rows[name]),
+        curves=tuple(curve for name in victims for _, curve in rows[name]),
     )
 
 
