@@ -169,11 +169,15 @@ class RunFolder:
         """Return the content of run.json.
 
         Raises:
-            ArtifactError: the folder is no run folder.
+            ArtifactError: the folder is no run folder, or its run.json is damaged.
         """
         if not (self.path / "run.json").exists():
             raise ArtifactError(f"{self.path}: no run folder (it has no run.json)")
-        return read_json(self.path / "run.json")
+        info = read_json(self.path / "run.json")
+        missing = {"kind", "status", "config", "config_digest"} - info.keys()
+        if missing:
+            raise ArtifactError(f"{self.path / 'run.json'}: lacks {sorted(missing)}")
+        return info
 
     def start(self, kind: str, config: Mapping[str, Any], *, resume: bool) -> None:
         """Claim the folder for one run.
@@ -201,7 +205,9 @@ class RunFolder:
                     f"{', '.join(changed) or 'none'})"
                 )
             return
-        elif self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and not self.path.is_dir():
+            raise ArtifactError(f"{self.path}: not a folder; choose another")
+        if self.path.exists() and any(p.suffix != ".part" for p in self.path.iterdir()):
             raise ArtifactError(f"{self.path}: not empty and no run folder; choose another")
         self._write(kind, config, "started", {})
 

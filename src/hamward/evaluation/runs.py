@@ -141,11 +141,12 @@ def train_run(
         image_network=config.model.image_network,
         text_width=config.model.text_width,
     )
-    run = RunFolder(out)
+    config.fit.check(len(data.split.train))
+    model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
+    run = RunFolder(out)  # claimed last, so that a wrong configuration leaves no folder behind
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
         return load_model(out)[0]
-    model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
     started = time.monotonic()
     fitted = fit(
         model,
@@ -190,6 +191,7 @@ def harden_run(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
     data = _data_of(facts, victim)
+    config.fit.check(len(data.split.train))
     run = RunFolder(out)
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
@@ -326,7 +328,7 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     """
     RunFolder(folder).require("model")
     model, facts = load_model(folder)
-    for key in ("method", "options", "data", "data_options", "data_digest"):
+    for key in ("method", "options", "data", "data_options", "data_digest", "words_digest"):
         if key not in facts:
             raise ArtifactError(f"{folder / 'model.json'}: lacks {key!r}")
     return model, facts
