@@ -175,11 +175,11 @@ def attack(
     **options: Options,
 ) -> None:
     """Attack one victim with one method, e.g. `hamward attack cmla --victim runs/victim ...`."""
-    from hamward.cli.settings import plain_options
+    from hamward.cli.settings import attack_options, unique_names
 
     _evaluate(
-        victims={victim.name or "victim": str(victim)},
-        attacks={method: plain_options(options)},
+        victims=unique_names([victim]),
+        attacks={method: attack_options(options)},
         out=out,
         modality=modality,
         queries=queries,
@@ -326,7 +326,9 @@ def _prepare(threads: int | None, progress: ProgressKind) -> Progress:
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
     tune_allocator()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if threads is None and hasattr(os, "sched_getaffinity"):  # not on macOS
+        threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     return progress_of(progress)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from hamward.config import from_text, read_toml
 from hamward.errors import ConfigError
 
-__all__ = ["assemble", "attack_words", "plain_options", "unique_names"]
+__all__ = ["assemble", "attack_options", "attack_words", "plain_options", "unique_names"]
 
 
 def assemble(
@@ -49,17 +49,28 @@ def attack_words(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     attacks: dict[str, dict[str, Any]] = {}
     for word in words:
         name, _, rest = word.partition(":")
-        values: dict[str, Any] = {}
+        values: dict[str, str] = {}
         for part in filter(None, rest.split(",")):
             key, equals, value = part.partition("=")
             if not equals:
                 raise ConfigError(f"--attack takes NAME:KEY=VALUE,..., got {word!r}")
-            values[key.strip().replace("-", "_")] = from_text(value.strip())
+            values[key.strip()] = value.strip()
         label = f"{name}@{rest}" if rest else name
         if label in attacks:
             raise ConfigError(f"--attack {word!r} is given twice")
-        attacks[label] = {"attack": name, **values}
+        attacks[label] = {"attack": name, **attack_options(values)}
     return attacks
+
+
+def attack_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return an attack's options.
+
+    Raises:
+        ConfigError: one is called "attack": it would run another method than the table names.
+    """
+    if "attack" in options:
+        raise ConfigError("unknown key 'attack': the method is named already")
+    return plain_options(options)
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, str]:
