@@ -1,9 +1,10 @@
 """Victims x attacks x modalities -> rows of numbers that carry their protocol."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from jaxtyping import Int8
 from torch import Tensor
 
-from hamward.artifacts import read_json, read_tensors, write_json, write_table, write_tensors
+from hamward.artifacts import digest_of, read_tensors, write_tensors
 from hamward.attacks import Attack, Crafted, craft, encode, measure, own_code_goal, round_to_grid
 from hamward.codes import binarize
-from hamward.config import from_mapping, to_mapping
+from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
+from hamward.evaluation.results import CLEAN, Curve, Evaluation, Row
 from hamward.evaluation.scoring import counts_of
 from hamward.metrics import (
     DistanceCounts,
@@ -34,149 +36,7 @@ from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
 
 __all__ = ["CLEAN", "Curve", "Evaluation", "Row", "adversarial_file", "evaluate"]
 
-CLEAN = "none"
 _PRECISION_AT = (1, 5, 10, 20, 50, 100, 200, 500)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One MAP and all that is needed to know what it means.
-
-    Attributes:
-        victim: Name of the attacked model.
-        attack: Name of the attack, "none" for clean queries.
-        crafted_on: The model that the attack saw. Anything but `victim` is a transfer.
-        direction: i2t, t2i, i2i or t2t.
-        stored: "8-bit" (pictures rounded as a file rounds them), "float" (as crafted) or
-            "feature-space" (bags of words with fractions, which no text has).
-        eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
-        norm: Norm of the budget.
-        map: Tie-aware MAP over the whole ranking.
-        low: Lower end of the 95 % bootstrap interval over queries.
-        high: Upper end.
-        optimistic: MAP when ties fall in favor of relevant items.
-        pessimistic: MAP when they fall against them.
-        chance: MAP of a random ranking for the same queries.
-        flips: Mean share of the K bits that differ from the clean code.
-        rms: Mean over items of the root mean squared perturbation (CMLA's D), as stored.
-        linf: Largest perturbation of any item, as stored.
-        queries: Queries with a relevant item.
-        seconds: Crafting time per item; wall clock of this machine.
-    """
-
-    victim: str
-    attack: str
-    crafted_on: str
-    direction: Direction
-    stored: str
-    eps: float
-    norm: str
-    map: float
-    low: float
-    high: float
-    optimistic: float
-    pessimistic: float
-    chance: float
-    flips: float
-    rms: float
-    linf: float
-    queries: int
-    seconds: float
-
-    @property
-    def transfer(self) -> bool:
-        """Whether the attack saw another model than the victim."""
-        return self.attack != CLEAN and self.crafted_on != self.victim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """What a report draws for one row.
-
-    Attributes:
-        precision: Mean precision of lookups with radius 0..K.
-        recall: Mean recall of lookups with radius 0..K.
-        relevant: Share of relevant (query, item) pairs at each distance 0..K.
-        irrelevant: Share of irrelevant pairs at each distance.
-        precision_at: Expected precision among the first n, for each n of `cutoffs`.
-        cutoffs: The n of `precision_at`.
-    """
-
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
-    relevant: tuple[float, ...]
-    irrelevant: tuple[float, ...]
-    precision_at: tuple[float, ...]
-    cutoffs: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """Rows, their curves (same order) and the protocol they share."""
-
-    protocol: dict[str, Any]
-    rows: tuple[Row, ...] = ()
-    curves: tuple[Curve, ...] = field(default=(), repr=False)
-
-    def find(
-        self,
-        victim: str,
-        attack: str,
-        direction: Direction,
-        *,
-        stored: str | None = None,
-        crafted_on: str | None = None,
-    ) -> Row:
-        """Return a row; by default the adaptive one that counts (stored form).
-
-        Raises:
-            ArtifactError: there is none.
-        """
-        for row in self.rows:
-            if (
-                (row.victim, row.attack, row.direction) == (victim, attack, direction)
-                and row.crafted_on == (crafted_on or victim)
-                and (row.stored == stored if stored else row.stored != "float")
-            ):
-                return row
-        raise ArtifactError(f"no row for {victim!r}, {attack!r}, {direction!r}")
-
-    def victims(self) -> list[str]:
-        """Return the names of the victims in order."""
-        return list(dict.fromkeys(row.victim for row in self.rows))
-
-    def attacks(self) -> list[str]:
-        """Return the names of the attacks in order, without "none"."""
-        return list(dict.fromkeys(row.attack for row in self.rows if row.attack != CLEAN))
-
-    def save(self, folder: Path) -> None:
-        """Write results.json (all) and rows.parquet (the table)."""
-        rows = [asdict(row) for row in self.rows]
-        write_table(
-            folder / "rows.parquet", {k: [row[k] for row in rows] for k in rows[0]} if rows else {}
-        )
-        curves = [asdict(curve) for curve in self.curves]
-        write_json(
-            folder / "results.json", {"protocol": self.protocol, "rows": rows, "curves": curves}
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> "Evaluation":
-        """Read what `save` wrote.
-
-        Raises:
-            ArtifactError: missing, damaged, or from another schema version.
-        """
-        file = folder / "results.json"
-        content = read_json(file)
-        try:
-            return cls(
-                protocol=content["protocol"],
-                rows=tuple(from_mapping(Row, row, path="rows.") for row in content["rows"]),
-                curves=tuple(from_mapping(Curve, c, path="curves.") for c in content["curves"]),
-            )
-        except (KeyError, TypeError, ConfigError) as error:
-            raise ArtifactError(f"{file}: not an evaluation ({error})") from error
 
 
 def evaluate(
@@ -266,7 +126,7 @@ def evaluate(
 def adversarial_file(folder: Path, victim: str, attack: str, modality: Modality) -> Path:
     """Return where an evaluation keeps the adversarial items of one attack on one victim.
 
-    The file holds ids, x_adv (as crafted) and seconds (per item).
+    The file holds ids, x_adv (as crafted), seconds (per item) and made_by (what decided it).
     """
     stem = f"{attack}-{modality}".replace("/", "_")
     return folder / "adversarial" / victim / f"{stem}.safetensors"
@@ -325,16 +185,22 @@ def _craft_or_read(
 ) -> tuple[Crafted, float]:
     ids = torch.tensor(data.ids[positions])
     x = data.inputs(modality, positions)
+    made_by = _fingerprint(attack, victim, seed=seed)
     if file is not None and file.exists():
         stored = read_tensors(file)
         if not torch.equal(stored["ids"], ids):
             raise ArtifactError(f"{file}: holds other items than the queries of {data.name}")
+        if "made_by" not in stored or bytes(stored["made_by"].tolist()).decode() != made_by:
+            raise ArtifactError(
+                f"{file}: crafted with other options, another seed or another victim: choose "
+                "another folder"
+            )
         x_adv = stored["x_adv"]
         on_grid = round_to_grid(x_adv, x, attack.budget(modality)) if modality == "image" else x_adv
         made = Crafted(modality=modality, ids=ids, x_adv=x_adv, stored=on_grid)
         return made, float(stored["seconds"])
     goal = own_code_goal(attack, victim, data, modality, positions, seed=seed)
-    parts = None if file is None else file.with_suffix(".parts")
+    parts = None if file is None else file.with_suffix(f".{made_by}.parts")
     start = time.perf_counter()
     made = craft(
         attack,
@@ -351,9 +217,20 @@ def _craft_or_read(
     seconds = (time.perf_counter() - start) / max(len(x), 1)
     if file is not None and parts is not None:
         tensors = {"ids": ids, "x_adv": made.x_adv, "seconds": torch.tensor(seconds)}
-        write_tensors(file, tensors)
+        signed = torch.frombuffer(bytearray(made_by.encode()), dtype=torch.uint8)
+        write_tensors(file, {**tensors, "made_by": signed})
         shutil.rmtree(parts, ignore_errors=True)
     return made, seconds
+
+
+def _fingerprint(attack: Attack, victim: Victim, *, seed: int) -> str:
+    """Name all that decides what an attack makes of an item, so that nothing stale is read."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(victim.model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    options = {"class": type(attack).__name__, **to_mapping(attack)}
+    return digest_of([options, seed, victim.low_precision, weights.hexdigest()])
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,155 @@
+"""Rows of numbers that carry their protocol, and the file they are kept in."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hamward.artifacts import read_json, write_json, write_table
+from hamward.config import from_mapping
+from hamward.errors import ArtifactError, ConfigError
+from hamward.types import Direction
+
+__all__ = ["CLEAN", "Curve", "Evaluation", "Row"]
+
+CLEAN = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One MAP and all that is needed to know what it means.
+
+    Attributes:
+        victim: Name of the attacked model.
+        attack: Name of the attack, "none" for clean queries.
+        crafted_on: The model that the attack saw. Anything but `victim` is a transfer.
+        direction: i2t, t2i, i2i or t2t.
+        stored: "8-bit" (pictures rounded as a file rounds them), "float" (as crafted) or
+            "feature-space" (bags of words with fractions, which no text has).
+        eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
+        norm: Norm of the budget.
+        map: Tie-aware MAP over the whole ranking.
+        low: Lower end of the 95 % bootstrap interval over queries.
+        high: Upper end.
+        optimistic: MAP when ties fall in favor of relevant items.
+        pessimistic: MAP when they fall against them.
+        chance: MAP of a random ranking for the same queries.
+        flips: Mean share of the K bits that differ from the clean code.
+        rms: Mean over items of the root mean squared perturbation (CMLA's D), as stored.
+        linf: Largest perturbation of any item, as stored.
+        queries: Queries with a relevant item.
+        seconds: Crafting time per item; wall clock of this machine.
+    """
+
+    victim: str
+    attack: str
+    crafted_on: str
+    direction: Direction
+    stored: str
+    eps: float
+    norm: str
+    map: float
+    low: float
+    high: float
+    optimistic: float
+    pessimistic: float
+    chance: float
+    flips: float
+    rms: float
+    linf: float
+    queries: int
+    seconds: float
+
+    @property
+    def transfer(self) -> bool:
+        """Whether the attack saw another model than the victim."""
+        return self.attack != CLEAN and self.crafted_on != self.victim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What a report draws for one row.
+
+    Attributes:
+        precision: Mean precision of lookups with radius 0..K.
+        recall: Mean recall of lookups with radius 0..K.
+        relevant: Share of relevant (query, item) pairs at each distance 0..K.
+        irrelevant: Share of irrelevant pairs at each distance.
+        precision_at: Expected precision among the first n, for each n of `cutoffs`.
+        cutoffs: The n of `precision_at`.
+    """
+
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    relevant: tuple[float, ...]
+    irrelevant: tuple[float, ...]
+    precision_at: tuple[float, ...]
+    cutoffs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Rows, their curves (same order) and the protocol they share."""
+
+    protocol: dict[str, Any]
+    rows: tuple[Row, ...] = ()
+    curves: tuple[Curve, ...] = field(default=(), repr=False)
+
+    def find(
+        self,
+        victim: str,
+        attack: str,
+        direction: Direction,
+        *,
+        stored: str | None = None,
+        crafted_on: str | None = None,
+    ) -> Row:
+        """Return a row; by default the adaptive one that counts (stored form).
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        for row in self.rows:
+            if (
+                (row.victim, row.attack, row.direction) == (victim, attack, direction)
+                and row.crafted_on == (crafted_on or victim)
+                and (row.stored == stored if stored else row.stored != "float")
+            ):
+                return row
+        raise ArtifactError(f"no row for {victim!r}, {attack!r}, {direction!r}")
+
+    def victims(self) -> list[str]:
+        """Return the names of the victims in order."""
+        return list(dict.fromkeys(row.victim for row in self.rows))
+
+    def attacks(self) -> list[str]:
+        """Return the names of the attacks in order, without "none"."""
+        return list(dict.fromkeys(row.attack for row in self.rows if row.attack != CLEAN))
+
+    def save(self, folder: Path) -> None:
+        """Write results.json (all) and rows.parquet (the table)."""
+        rows = [asdict(row) for row in self.rows]
+        write_table(
+            folder / "rows.parquet", {k: [row[k] for row in rows] for k in rows[0]} if rows else {}
+        )
+        curves = [asdict(curve) for curve in self.curves]
+        write_json(
+            folder / "results.json", {"protocol": self.protocol, "rows": rows, "curves": curves}
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Evaluation":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: missing, damaged, or from another schema version.
+        """
+        file = folder / "results.json"
+        content = read_json(file)
+        try:
+            return cls(
+                protocol=content["protocol"],
+                rows=tuple(from_mapping(Row, row, path="rows.") for row in content["rows"]),
+                curves=tuple(from_mapping(Curve, c, path="curves.") for c in content["curves"]),
+            )
+        except (KeyError, TypeError, ConfigError) as error:
+            raise ArtifactError(f"{file}: not an evaluation ({error})") from error
