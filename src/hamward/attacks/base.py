@@ -155,31 +155,37 @@ def ascend(
     Returns:
         Adversarial items, detached.
     """
-    x_adv = budget.project(start, x)
-    best, best_flips, best_loss = x.clone(), None, None
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    x, start = (t.contiguous(memory_format=layout) for t in (x, start))
+    bounds = budget.bounds(x)
+    x_adv = best = budget.project(start, x)
+    best_flips = torch.full((len(x),), -1, device=x.device)
+    best_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     for step in range(steps + 1):
         x_adv = x_adv.detach().requires_grad_(step < steps)
         logits = victim.logits(goal.modality, x_adv)
         value = loss(logits)
-        flips = goal.flips(logits.detach())
-        if best_flips is None or best_loss is None:
-            best, best_flips, best_loss = x_adv.detach(), flips, value.detach()
-        else:
-            better = (flips > best_flips) | ((flips == best_flips) & (value > best_loss))
-            best = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x_adv.detach(), best)
-            best_flips = torch.where(better, flips, best_flips)
-            best_loss = torch.where(better, value.detach(), best_loss)
+        flips, reached = goal.flips(logits.detach()), value.detach()
+        better = (flips > best_flips) | ((flips == best_flips) & (reached > best_loss))
+        best = torch.where(_per_item(better, x), x_adv.detach(), best)
+        best_flips = torch.where(better, flips, best_flips)
+        best_loss = torch.where(better, reached, best_loss)
         if step == steps:
             break
         (gradient,) = torch.autograd.grad(value.sum(), x_adv)
         size = step_size * (1 - 0.8 * step / max(steps - 1, 1))
         if budget.norm == "linf":
-            direction = gradient.sign()
+            moved = torch.add(x_adv.detach(), gradient.sign_(), alpha=size)
+            x_adv = torch.clamp(moved, *bounds, out=moved)
         else:
             length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
-            direction = gradient / length.view(-1, *[1] * (x.dim() - 1))
-        x_adv = budget.project(x_adv.detach() + size * direction, x)
-    return best.detach()
+            x_adv = budget.project(x_adv.detach() + size * gradient / _per_item(length, x), x)
+    return best.detach().contiguous()
+
+
+def _per_item(values: Tensor, x: Tensor) -> Tensor:
+    """Shape one value an item so that it broadcasts over the items."""
+    return values.view(-1, *[1] * (x.dim() - 1))
 
 
 def check_steps(steps: int) -> None:

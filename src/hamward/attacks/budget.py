@@ -38,16 +38,20 @@ class Budget:
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the nearest item to `x_adv` inside the budget and the box."""
+        if self.norm == "linf":
+            low, high = self.bounds(x)
+            return torch.clamp(x_adv, low, high)
         delta = x_adv - x
         if self.one_sided:
             delta = delta.clamp_min(0)
-        if self.norm == "linf":
-            delta = delta.clamp(-self.eps, self.eps)
-        else:
-            length = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
-            scale = (self.eps / length).clamp_max(1)
-            delta = delta * scale.view(-1, *[1] * (x.dim() - 1))
-        return (x + delta).clamp(0, 1)
+        length = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+        scale = (self.eps / length).clamp_max(1)
+        return (x + delta * scale.view(-1, *[1] * (x.dim() - 1))).clamp(0, 1)
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the smallest and largest value that an l_inf budget and the box allow."""
+        low = x if self.one_sided else (x - self.eps).clamp_min(0)
+        return low, (x + self.eps).clamp_max(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

