@@ -1,0 +1,66 @@
+"""What must hold for a retrieval set, said in sentences."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamward.errors import DataError
+
+if TYPE_CHECKING:
+    from hamward.data.retrieval_data import RetrievalData
+
+__all__ = ["check_items"]
+
+
+def check_items(data: "RetrievalData") -> None:
+    """Check shapes, types, values and positions.
+
+    Raises:
+        DataError: the first thing that does not hold, with the value seen.
+    """
+    n = len(data.ids)
+    _check_array("ids", data.ids, dtype=np.int64, shape=(n,))
+    side = data.images.shape[-1] if data.images.ndim else 0
+    _check_array("images", data.images, dtype=np.uint8, shape=(n, 3, side, side))
+    _check_array("bags", data.bags, dtype=np.uint8, shape=(n, len(data.words)))
+    _check_array("labels", data.labels, dtype=np.uint8, shape=(n, len(data.label_names)))
+    if data.groups is not None:
+        _check_array("groups", data.groups, dtype=np.int64, shape=(n,))
+    for name in ("texts", "sources", "creators"):
+        values = getattr(data, name)
+        if values is not None and len(values) != n:
+            raise DataError(f"{name} has {len(values)} entries for {n} items")
+    for name in ("words", "label_names"):
+        values = getattr(data, name)
+        if len(set(values)) != len(values):
+            twice = sorted({value for value in values if values.count(value) > 1})
+            raise DataError(f"{name} must be distinct, these occur twice: {twice[:5]}")
+    for name, array in (("bags", data.bags), ("labels", data.labels)):
+        if array.size and array.max() > 1:
+            raise DataError(f"{name} must hold 0 and 1 only, found {int(array.max())}")
+    values, counts = np.unique(data.ids, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"ids must be unique, {int((counts > 1).sum())} occur more than once, first "
+            f"{values[counts > 1][:5].tolist()}"
+        )
+    bare = data.ids[~data.labels.any(1)]
+    if bare.size:
+        raise DataError(
+            f"{bare.size} items have no label, first ids {bare[:5].tolist()}: drop them, because "
+            "nothing can be relevant to them"
+        )
+    last = max(int(data.split.query[-1]), int(data.split.database[-1]))
+    first = min(int(data.split.query[0]), int(data.split.database[0]))
+    if first < 0 or last >= n:
+        raise DataError(f"split positions must be in [0, {n}), found {first}..{last}")
+
+
+def _check_array(
+    name: str, array: NDArray[np.generic], *, dtype: type[np.generic], shape: tuple[int, ...]
+) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise DataError(
+            f"{name} must be {np.dtype(dtype).name} {shape}, got {array.dtype} {array.shape}"
+        )

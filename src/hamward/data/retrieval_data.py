@@ -1,0 +1,224 @@
+"""A set of pictures with words and labels, split for retrieval."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from hamward.data.chance import expected_average_precision, relevant_counts
+from hamward.data.invariants import check_items
+from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, thin
+from hamward.errors import ConfigError, DataError
+from hamward.types import Batch, Direction, Modality, modalities_of
+
+__all__ = ["RetrievalData"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RetrievalData:
+    """Immutable items; everything is checked here once, so that users need not check again.
+
+    The arrays are kept as read-only views (wrap slices in `torch.tensor`, not `from_numpy`).
+
+    Attributes:
+        name: Name of the set.
+        images: uint8 (n, 3, S, S), possibly memory-mapped.
+        bags: uint8 (n, D) in {0, 1}: which words of the vocabulary an item has.
+        texts: The words as a reader sees them, n strings; may be empty.
+        labels: uint8 (n, C) in {0, 1}; every item has at least one.
+        words: The vocabulary, D words in column order.
+        label_names: C names in column order.
+        ids: int64 (n,), unique, the same item has the same id in every subset.
+        split: Positions of query, database, train and validation.
+        groups: int64 (n,) groups of look-alikes, or None.
+        sources: Where each item comes from, or None.
+        creators: Who made each item, or None.
+        digest: sha256 over all that decides results (images, bags, texts, labels, ids, split).
+            Computed when empty; an importer of a huge set may hand in a recorded one.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    bags: NDArray[np.uint8]
+    texts: tuple[str, ...]
+    labels: NDArray[np.uint8]
+    words: tuple[str, ...]
+    label_names: tuple[str, ...]
+    ids: NDArray[np.int64]
+    split: Split
+    groups: NDArray[np.int64] | None = None
+    sources: tuple[str, ...] | None = None
+    creators: tuple[str, ...] | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        check_items(self)
+        for name in ("images", "bags", "labels", "ids", "groups"):
+            array = getattr(self, name)
+            if array is not None:
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, name, view)
+        if not self.digest:
+            object.__setattr__(self, "digest", _digest(self))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(self.split[name])}" for name in ("query", "database"))
+        return f"RetrievalData({self.name!r}, {len(self)} items: {sizes}, {self.digest[:12]})"
+
+    @property
+    def image_side(self) -> int:
+        """Side S of the square pictures."""
+        return int(self.images.shape[-1])
+
+    def array(self, modality: Modality) -> NDArray[np.uint8]:
+        """Return all items of a modality as stored: `images` or `bags`."""
+        return self.images if modality == "image" else self.bags
+
+    def inputs(
+        self,
+        modality: Modality,
+        positions: ArrayLike | Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return model inputs: float32 pictures in [0, 1] or bags in {0, 1}."""
+        chosen = self.array(modality)[as_positions(positions, size=len(self))]
+        inputs = torch.from_numpy(chosen).to(device).float()
+        return inputs.div_(255) if modality == "image" else inputs
+
+    def label(
+        self, positions: ArrayLike | Sequence[int], *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return multi-hot labels, float32 (n, C)."""
+        chosen = self.labels[as_positions(positions, size=len(self))]
+        return torch.from_numpy(chosen).to(device).float()
+
+    def batch(
+        self, positions: ArrayLike | Sequence[int], *, device: torch.device | str = "cpu"
+    ) -> Batch:
+        """Return the items at `positions`, in that order, as models see them."""
+        checked = as_positions(positions, size=len(self))
+        return Batch(
+            image=self.inputs("image", checked, device=device),
+            text=self.inputs("text", checked, device=device),
+            label=self.label(checked, device=device),
+            id=torch.from_numpy(self.ids[checked]).to(device),
+        )
+
+    def positions(self, split: SplitName, modality: Modality = "image") -> NDArray[np.int64]:
+        """Return the positions of a split that can be used in a modality.
+
+        An item without a word of the vocabulary is no text query: asked for "text", it is left
+        out of "query" and "validation" (logged with its count). It stays in "database", where a
+        search must cope with it, and in "train".
+        """
+        chosen = self.split[split]
+        if modality == "image" or split not in ("query", "validation"):
+            return chosen
+        kept = chosen[self.bags[chosen].any(1)]
+        if len(kept) < len(chosen):
+            log.info(
+                "%s: %d of %d %s items have no word and are no text queries",
+                self.name,
+                len(chosen) - len(kept),
+                len(chosen),
+                split,
+            )
+        return kept
+
+    def chance(self, direction: Direction = "i2t") -> float:
+        """Return the MAP of a random ranking: exact expectation over all orders.
+
+        Protocol: all queries of the direction that have a relevant item, whole database.
+        """
+        counts = self._relevant_counts(direction)
+        if not counts.any():
+            raise DataError(f"no {direction} query of {self.name} has a relevant database item")
+        size = len(self.split.database)
+        return float(expected_average_precision(counts[counts > 0], size=size).mean())
+
+    def relevant_rate(self, direction: Direction = "i2t") -> float:
+        """Return the share of (query, database) pairs that share a label."""
+        return float(self._relevant_counts(direction).mean() / len(self.split.database))
+
+    def subset(self, keep: ArrayLike | Sequence[int]) -> "RetrievalData":
+        """Return a copy with only the items at `keep`; ids stay, positions are renumbered."""
+        return self._select(np.unique(as_positions(keep, size=len(self))), self.split)
+
+    def limit(
+        self, *, queries: int | None = None, database: int | None = None, train: int | None = None
+    ) -> "RetrievalData":
+        """Return a smaller copy for quick runs, evenly spaced and without randomness.
+
+        Args:
+            queries: At most this many queries.
+            database: At most this many database items; train and validation shrink with it.
+            train: At most this many of the remaining training items; the others stay in the
+                database.
+        """
+        for name, value in (("queries", queries), ("database", database), ("train", train)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        searched = thin(self.split.database, database)
+        split = Split(
+            query=thin(self.split.query, queries),
+            database=searched,
+            train=thin(np.intersect1d(self.split.train, searched), train),
+            validation=np.intersect1d(self.split.validation, searched),
+        )
+        return self._select(np.union1d(split.query, split.database), split)
+
+    def _select(self, kept: NDArray[np.int64], split: Split) -> "RetrievalData":
+        def renumber(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.flatnonzero(np.isin(kept, positions)).astype(np.int64)
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[i] for i in kept)
+
+        return replace(
+            self,
+            images=self.images[kept],
+            bags=self.bags[kept],
+            texts=pick(self.texts),
+            labels=self.labels[kept],
+            ids=self.ids[kept],
+            split=Split(
+                query=renumber(split.query),
+                database=renumber(split.database),
+                train=renumber(split.train),
+                validation=renumber(split.validation),
+            ),
+            groups=None if self.groups is None else self.groups[kept],
+            sources=None if self.sources is None else pick(self.sources),
+            creators=None if self.creators is None else pick(self.creators),
+            digest="",
+        )
+
+    def _relevant_counts(self, direction: Direction) -> NDArray[np.int64]:
+        asking = self.positions("query", modalities_of(direction)[0])
+        return relevant_counts(self.labels[asking], self.labels[self.split.database])
+
+
+def _digest(data: RetrievalData) -> str:
+    sha = hashlib.sha256()
+    arrays: dict[str, NDArray[Any]]
+    arrays = {"images": data.images, "bags": data.bags, "labels": data.labels, "ids": data.ids}
+    arrays |= {name: data.split[name] for name in SPLIT_NAMES}
+    for name, array in arrays.items():
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
+            sha.update(np.ascontiguousarray(array[start : start + 1024]).data)
+    sha.update("\n".join(data.texts).encode())
+    return sha.hexdigest()

@@ -1,0 +1,146 @@
+"""Which items ask, which are searched, which are learned from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hamward.errors import ConfigError, DataError
+from hamward.random import permutation
+
+__all__ = ["SPLIT_NAMES", "Split", "SplitName", "carve_groups", "thin"]
+
+SplitName = Literal["query", "database", "train", "validation"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Sorted int64 positions. The arrays are kept as read-only views.
+
+    Attributes:
+        query: Items that ask; never in the database.
+        database: Items that are searched. As in the field, it includes train and validation.
+        train: Items to learn from, without the validation items.
+        validation: Items held out of train to choose settings.
+    """
+
+    query: NDArray[np.int64]
+    database: NDArray[np.int64]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            positions = getattr(self, field.name)
+            _check_positions(field.name, positions)
+            view = positions.view()
+            view.flags.writeable = False
+            object.__setattr__(self, field.name, view)
+        _check_disjoint("query", self.query, "database", self.database)
+        _check_disjoint("train", self.train, "validation", self.validation)
+        for name in ("train", "validation"):
+            outside = np.setdiff1d(getattr(self, name), self.database)
+            if outside.size:
+                raise DataError(
+                    f"{outside.size} {name} positions are not in the database, first "
+                    f"{outside[:5].tolist()}: the database includes train and validation"
+                )
+        for name in ("query", "database"):
+            if not len(getattr(self, name)):
+                raise DataError(f"split {name!r} is empty: retrieval needs queries and a database")
+
+    def __getitem__(self, name: SplitName) -> NDArray[np.int64]:
+        """Return the positions of a split by its name."""
+        if name not in SPLIT_NAMES:
+            raise ConfigError(f"unknown split {name!r}: known: {', '.join(SPLIT_NAMES)}")
+        positions: NDArray[np.int64] = getattr(self, name)
+        return positions
+
+
+def carve_groups(
+    candidates: NDArray[np.int64], groups: NDArray[np.int64], *, size: int, seed: int
+) -> NDArray[np.int64]:
+    """Choose `size` candidates, whole groups at a time.
+
+    Only groups that lie wholly among the candidates are taken, so no look-alike of a chosen item
+    stays outside. Groups come in random order; one that no longer fits is passed over.
+
+    Args:
+        candidates: Sorted positions to choose from.
+        groups: Group of every item of the set, (n,).
+        size: How many to choose.
+        seed: Any integer.
+
+    Returns:
+        Sorted positions, (size,).
+
+    Raises:
+        ConfigError: the whole groups among the candidates do not add up to `size`.
+    """
+    chosen = np.zeros(len(groups), dtype=bool)
+    chosen[candidates] = True
+    names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    whole = np.bincount(inverse, weights=chosen, minlength=len(names)) == counts
+    left = size
+    taken = np.zeros(len(names), dtype=bool)
+    for group in permutation(len(names), seed=seed, stream="validation groups").tolist():
+        if whole[group] and counts[group] <= left:
+            taken[group] = True
+            left -= int(counts[group])
+    if left:
+        raise ConfigError(
+            f"cannot carve {size} validation items in whole groups: {size - left} of "
+            f"{len(candidates)} training items fit; ask for fewer"
+        )
+    return np.flatnonzero(taken[inverse]).astype(np.int64)
+
+
+def thin(positions: NDArray[np.int64], size: int | None) -> NDArray[np.int64]:
+    """Keep at most `size` positions, evenly spaced, so that a sorted set keeps its mixture.
+
+    Example:
+        >>> thin(np.arange(10), 4).tolist()
+        [0, 3, 6, 9]
+    """
+    if size is None or size >= len(positions):
+        return positions
+    keep = np.linspace(0, len(positions) - 1, size).round().astype(np.int64)
+    return positions[keep]
+
+
+def as_positions(positions: ArrayLike | Sequence[int], *, size: int) -> NDArray[np.int64]:
+    """Return positions as int64, refusing what does not exist (negative ones would wrap)."""
+    array = np.asarray(positions)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise DataError(
+            f"positions must be one-dimensional integers, got {array.dtype} {array.shape}"
+        )
+    if array.size and not (array.min() >= 0 and array.max() < size):
+        raise DataError(
+            f"positions must be in [0, {size}), got {int(array.min())}..{int(array.max())}"
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def _check_positions(name: str, positions: NDArray[np.int64]) -> None:
+    if positions.ndim != 1 or positions.dtype != np.int64:
+        raise DataError(
+            f"split {name!r} must be one-dimensional int64 positions, got {positions.dtype} "
+            f"{positions.shape}"
+        )
+    if len(positions) > 1 and not (np.diff(positions) > 0).all():
+        raise DataError(f"split {name!r} must be sorted without repetition: use np.unique")
+
+
+def _check_disjoint(
+    name: str, positions: NDArray[np.int64], other_name: str, other: NDArray[np.int64]
+) -> None:
+    common = np.intersect1d(positions, other, assume_unique=True)
+    if common.size:
+        raise DataError(
+            f"{name} and {other_name} share {common.size} items, first positions "
+            f"{common[:5].tolist()}: they must be disjoint"
+        )
