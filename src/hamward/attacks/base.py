@@ -77,7 +77,8 @@ class Goal:
         """Refuse a goal that does not fit the victim and the items.
 
         Raises:
-            ShapeError: lengths or code lengths differ, or items are out of range.
+            ShapeError: lengths or code lengths differ, references do not fit, or items are out
+                of range.
         """
         check_items(self.modality, x)
         if not len(x) == len(ids) == len(self.anchor):
@@ -90,6 +91,24 @@ class Goal:
                 f"the goal has codes of {self.anchor.shape[1]} bits, the victim makes "
                 f"{victim.code_length}"
             )
+        if self.references is not None:
+            self._check_references(self.references, victim.code_length)
+
+    def _check_references(self, references: References, code_length: int) -> None:
+        m = len(references.label)
+        for name in ("image", "text"):
+            shape = tuple(getattr(references, name).shape)
+            if shape != (m, code_length):
+                raise ShapeError(
+                    f"{name} codes of the references must be ({m}, {code_length}), one for each "
+                    f"label row and as long as the victim's, got {shape}"
+                )
+        if self.label is not None and self.label.shape[1:] != references.label.shape[1:]:
+            raise ShapeError(
+                f"items have {self.label.shape[1]} labels, references {references.label.shape[1]}"
+            )
+        if (self.group is None) != (references.group is None):
+            raise ShapeError("items and references must both have groups, or neither")
 
 
 @runtime_checkable

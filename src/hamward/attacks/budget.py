@@ -34,13 +34,15 @@ class Budget:
             raise BudgetError(f"norm must be 'linf' or 'l2', got {self.norm!r}")
         if not self.eps >= 0 or (self.norm == "linf" and self.eps > 1):
             hint = f" (did you mean {self.eps:g}/255?)" if 1 < self.eps <= 255 else ""
-            raise BudgetError(f"eps must be in [0, 1], got {self.eps:g}{hint}")
+            allowed = "in [0, 1]" if self.norm == "linf" else "at least 0"
+            raise BudgetError(f"eps must be {allowed}, got {self.eps:g}{hint}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the nearest item to `x_adv` inside the budget and the box."""
         if self.norm == "linf":
             low, high = self.bounds(x)
-            return torch.clamp(x_adv, low, high)
+            nearest: Tensor = torch.clamp(x_adv, low, high)
+            return nearest
         delta = x_adv - x
         if self.one_sided:
             delta = delta.clamp_min(0)
@@ -114,7 +116,7 @@ def check_items(modality: Modality, x: Tensor) -> None:
         raise ShapeError(f"{modality} items must be floating point in [0, 1], got {x.dtype}")
     if x.numel() == 0:
         return
-    low, high = float(x.min()), float(x.max())
+    low, high = float(x.detach().min()), float(x.detach().max())
     if not (low >= 0 and high <= 1):
         hint = " (divide by 255)" if 1 < high <= 255 else ""
         raise ShapeError(
