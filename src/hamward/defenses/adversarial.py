@@ -237,7 +237,7 @@ def cmla_learning(
     eps: float = 8 / 255,
     text_eps: float = 0.05,
     steps: int = 2,
-    intra: float = 0.0,
+    intra: float = 1.0,
     weight: float = 0.5,
     refresh: int = 1,
     modalities: tuple[Modality, ...] = ("image", "text"),
@@ -248,11 +248,12 @@ def cmla_learning(
     Args:
         base: The objective that the victim was trained with.
         seed: Seed of the attack.
-        attack: What crafts the samples: CMLA as published, or own-code PGD.
+        attack: What crafts the samples: CMLA as published, or own-code PGD, which protects
+            the text side far better.
         eps: Image radius.
         text_eps: Radius on bags of words.
         steps: Inner steps a sample; the step size reaches the border of the ball.
-        intra: Weight of CMLA's intra term in the samples; published 1, but it weakens them.
+        intra: Weight of CMLA's intra term in the samples (published: 1; it weakens them).
         weight: See `AdversarialLearning`.
         refresh: See `AdversarialLearning`.
         modalities: See `AdversarialLearning`.

@@ -88,9 +88,7 @@ class HardenConfig:
     defense: str = "cmla"
     victim: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    fit: FitConfig = field(
-        default_factory=lambda: FitConfig(epochs=4, image_rate=5e-4, text_rate=1e-3)
-    )
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=6, image_rate=1e-3))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,10 +45,10 @@ class FitConfig:
         seed: Seed of order and mirroring.
     """
 
-    epochs: int = 8
-    batch_size: int = 64
-    image_rate: float = 5e-4
-    text_rate: float = 1e-3
+    epochs: int = 12
+    batch_size: int = 32
+    image_rate: float = 7e-4
+    text_rate: float = 2e-3
     head_factor: float = 1.0
     weight_decay: float = 1e-4
     warmup: float = 0.1
