@@ -46,7 +46,7 @@ class Budget:
         delta = x_adv - x
         if self.one_sided:
             delta = delta.clamp_min(0)
-        length = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+        length: Tensor = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
         scale = (self.eps / length).clamp_max(1)
         return (x + delta * scale.view(-1, *[1] * (x.dim() - 1))).clamp(0, 1)
 
