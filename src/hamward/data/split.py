@@ -78,7 +78,7 @@ def carve_groups(
         Sorted positions, (size,).
 
     Raises:
-        ConfigError: the whole groups among the candidates do not add up to `size`.
+        ConfigError: the groups, taken in that order, do not add up to exactly `size`.
     """
     chosen = np.zeros(len(groups), dtype=bool)
     chosen[candidates] = True
