@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from hamward.data.loader import batches
 from hamward.data.openclipart27 import load_openclipart27
 from hamward.data.overview import contact_sheet, describe
 from hamward.data.retrieval_data import RetrievalData
@@ -22,7 +21,6 @@ __all__ = [
     "RetrievalData",
     "Split",
     "SplitName",
-    "batches",
     "contact_sheet",
     "describe",
     "load_data",
