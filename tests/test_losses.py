@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hamward.codes import binarize
+from hamward.losses import auto_temperature, pairwise_likelihood, quantization
+
+
+def rows(*values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_pairwise_likelihood_by_hand() -> None:
+    value = pairwise_likelihood(rows([0, 0, 2, 2]), rows([0, 1, 0, 1]))
+    ln2, softplus2 = math.log(2), math.log(1 + math.exp(2))
+    torch.testing.assert_close(value, rows([ln2, ln2, softplus2, softplus2 - 2]))
+
+
+def test_pairwise_likelihood_is_cross_entropy_and_stable() -> None:
+    theta = rows([-1e4, -30, -1, 0, 1, 30, 1e4])
+    for s in (0.0, 1.0):
+        target = torch.full_like(theta, s)
+        theta.requires_grad_(True)
+        value = pairwise_likelihood(theta, target)
+        expected = F.binary_cross_entropy_with_logits(theta, target, reduction="none")
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-8)
+        (gradient,) = torch.autograd.grad(value.sum(), theta)
+        torch.testing.assert_close(gradient, torch.sigmoid(theta) - s, rtol=0, atol=1e-8)
+    single = pairwise_likelihood(torch.tensor([[1e4, -1e4]]), torch.tensor([[1.0, 0.0]]))
+    assert single.tolist() == [[0.0, 0.0]]
+
+
+def test_auto_temperature_by_hand() -> None:
+    """|u| = 1, 2, 3, median 2 (the lower of the middle two if even): tanh(.5), tanh(1), ..."""
+    anchor = torch.tensor([[1, 1, -1]], dtype=torch.int8)
+    expected = math.tanh(0.5) - math.tanh(1.0) - math.tanh(1.5)
+    value = auto_temperature(rows([1, -2, 3]), anchor)
+    torch.testing.assert_close(value, torch.tensor([expected], dtype=torch.float64))
+
+
+def test_auto_temperature_does_not_see_any_rescaling() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 16, generator=generator, dtype=torch.float64)
+    anchor = binarize(torch.randn(5, 16, generator=generator))
+    expected = auto_temperature(logits, anchor)
+    scales = torch.tensor([1e-12, 0.3, 1.0, 64.0, 1e12], dtype=torch.float64)
+    for scale in (64.0, scales[:, None]):
+        torch.testing.assert_close(auto_temperature(logits * scale, anchor), expected)
+    scaled = (logits * 64).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(auto_temperature(scaled, anchor).sum(), scaled)
+    assert gradient.abs().min() > 1e-6, "tanh(64 u) would have no gradient"
+
+
+def test_auto_temperature_counts_bits() -> None:
+    logits = rows([9, 9, 9, 9])
+    anchor = torch.tensor([[1, 1, 1, -1]], dtype=torch.int8)
+    value = float(auto_temperature(logits, anchor))
+    assert value == pytest.approx(2 * math.tanh(1))
+    assert float(auto_temperature(logits, binarize(logits))) > value
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0, 0], [0, 0, 0, 5], [0, 0, 1e30, -1e30]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auto_temperature_copes_with_zeros(values: list[float], dtype: torch.dtype) -> None:
+    logits = torch.tensor([values], dtype=dtype, requires_grad=True)
+    value = auto_temperature(logits, binarize(logits.detach()))
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(gradient).all() and gradient.abs().max() <= 1
+    assert gradient.any()
+
+
+def test_quantization_by_hand() -> None:
+    codes = torch.tensor([[1, -1], [1, 1]], dtype=torch.int8)
+    assert quantization(rows([0.5, -1], [3, 0]), codes).tolist() == [0.25, 5.0]
