@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hamward.attacks import ATTACKS, CMLA, Budget, Goal, OwnCode, RandomNoise
     from hamward.codes import binarize
     from hamward.data import DATASETS, RetrievalData, load_data
-    from hamward.defenses import DEFENSES
+    from hamward.defenses import DEFENSES, cmla_learning
     from hamward.evaluation import (
         EvaluateConfig,
         Evaluation,
@@ -19,13 +19,22 @@ if TYPE_CHECKING:
         evaluate,
         evaluate_run,
         harden_run,
+        markdown_table,
         train_run,
+        validation_scores,
         write_report,
     )
     from hamward.memory import tune_allocator
     from hamward.metrics import distance_counts, mean_average_precision
-    from hamward.models import HashModel, Victim, load_model, save_model
-    from hamward.training import OBJECTIVES, FitConfig, fit
+    from hamward.models import (
+        HashModel,
+        ModelSpec,
+        Victim,
+        build_hash_model,
+        load_model,
+        save_model,
+    )
+    from hamward.training import DCMH, OBJECTIVES, FitConfig, fit
 
 __version__ = "0.1.0"
 
@@ -33,7 +42,7 @@ _HOMES = {
     "attacks": ("ATTACKS", "CMLA", "Budget", "Goal", "OwnCode", "RandomNoise"),
     "codes": ("binarize",),
     "data": ("DATASETS", "RetrievalData", "load_data"),
-    "defenses": ("DEFENSES",),
+    "defenses": ("DEFENSES", "cmla_learning"),
     "evaluation": (
         "EvaluateConfig",
         "Evaluation",
@@ -42,13 +51,22 @@ _HOMES = {
         "evaluate",
         "evaluate_run",
         "harden_run",
+        "markdown_table",
         "train_run",
+        "validation_scores",
         "write_report",
     ),
     "memory": ("tune_allocator",),
     "metrics": ("distance_counts", "mean_average_precision"),
-    "models": ("HashModel", "Victim", "load_model", "save_model"),
-    "training": ("OBJECTIVES", "FitConfig", "fit"),
+    "models": (
+        "HashModel",
+        "ModelSpec",
+        "Victim",
+        "build_hash_model",
+        "load_model",
+        "save_model",
+    ),
+    "training": ("DCMH", "OBJECTIVES", "FitConfig", "fit"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -56,6 +74,7 @@ __all__ = [
     "ATTACKS",
     "CMLA",
     "DATASETS",
+    "DCMH",
     "DEFENSES",
     "OBJECTIVES",
     "Budget",
@@ -65,6 +84,7 @@ __all__ = [
     "Goal",
     "HardenConfig",
     "HashModel",
+    "ModelSpec",
     "OwnCode",
     "RandomNoise",
     "RetrievalData",
@@ -72,6 +92,8 @@ __all__ = [
     "Victim",
     "__version__",
     "binarize",
+    "build_hash_model",
+    "cmla_learning",
     "distance_counts",
     "evaluate",
     "evaluate_run",
@@ -79,10 +101,12 @@ __all__ = [
     "harden_run",
     "load_data",
     "load_model",
+    "markdown_table",
     "mean_average_precision",
     "save_model",
     "train_run",
     "tune_allocator",
+    "validation_scores",
     "write_report",
 ]
 

@@ -15,6 +15,7 @@ from hamward.evaluation.runs import (
     report_run,
     train_run,
 )
+from hamward.evaluation.scoring import validation_scores
 from hamward.evaluation.table import markdown_table
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "markdown_table",
     "report_run",
     "train_run",
+    "validation_scores",
     "write_report",
 ]
