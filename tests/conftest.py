@@ -20,6 +20,7 @@ install_import_hook(
     "typechecker.check",
 )
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -30,6 +31,8 @@ from hamward.models import HashModel, ModelSpec, build_hash_model  # noqa: E402
 from hamward.training import DCMH, FitConfig, fit  # noqa: E402
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 SPEC = ModelSpec(
     code_length=16, vocabulary=12, image_side=16, image_network="small-resnet", text_width=32
