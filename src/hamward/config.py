@@ -135,6 +135,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR091
                 return allowed
         raise ConfigError(f"{where} must be one of {list(arguments)}, got {value!r}")
     if origin is tuple:
+        if isinstance(value, str):  # a word of the command line
+            value = value.split(",")
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} must be a list, got {value!r}")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
