@@ -150,14 +150,10 @@ def fit(
             model, phase, x.to(device), rows=rows.to(device), ids=ids.to(device), epoch=epoch
         )
         if not torch.isfinite(loss):
+            kept = f"; the last good state is in {checkpoint}"
             raise TrainingError(
-                f"{label}: the loss is {float(loss)} in epoch {epoch}, step {done + 1}: lower "
-                "the learning rate"
-                + (
-                    f"; the last good state is in {checkpoint}"
-                    if checkpoint and fitted.history
-                    else ""
-                )
+                f"{label}: the loss is {float(loss.detach())} in epoch {epoch}, step {done + 1}: "
+                f"lower the learning rate{kept if checkpoint and fitted.history else ''}"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
