@@ -70,6 +70,7 @@ def own_code_goal(
     positions: NDArray[np.int64],
     *,
     seed: int = 0,
+    pool: NDArray[np.int64] | None = None,
 ) -> Goal:
     """Return the untargeted goal: leave the clean code, with references if `attack` needs them.
 
@@ -80,6 +81,7 @@ def own_code_goal(
         modality: Modality of the attacked items.
         positions: The attacked items.
         seed: Chooses the reference items.
+        pool: Items that references are chosen from; the database by default.
     """
     anchor = encode(victim.model, data, modality, positions)
     label = data.label(positions)
@@ -90,10 +92,10 @@ def own_code_goal(
         chosen = positions
         group = torch.arange(len(positions)) // size
     else:
-        database = data.split.database
-        count = min(int(getattr(attack, "references", 512)), len(database))
-        order = permutation(len(database), seed=seed, stream="references")
-        chosen, group = database[order[:count].numpy()], None
+        pool = data.split.database if pool is None else pool
+        count = min(int(getattr(attack, "references", 512)), len(pool))
+        order = permutation(len(pool), seed=seed, stream="references")
+        chosen, group = pool[order[:count].numpy()], None
     references = References(
         image=encode(victim.model, data, "image", chosen),
         text=encode(victim.model, data, "text", chosen),

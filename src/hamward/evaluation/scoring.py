@@ -60,6 +60,9 @@ def robust_validation_scores(
 ) -> Mapping[str, float]:
     """Score clean and attacked validation queries; "select" is the mean of all of them.
 
+    References of the attack are training items: queries and the rest of the database are not
+    looked at.
+
     Returns:
         i2t, t2i, attacked_i2t and attacked_t2i (for the attacked modalities), select.
     """
@@ -73,7 +76,7 @@ def robust_validation_scores(
             attack,
             victim,
             data.inputs(modality, positions),
-            own_code_goal(attack, victim, data, modality, positions),
+            own_code_goal(attack, victim, data, modality, positions, pool=data.split.train),
             ids=torch.tensor(data.ids[positions]),
         )
         codes[modality] = victim.codes(modality, made.stored)
