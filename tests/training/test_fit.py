@@ -1,0 +1,265 @@
+"""The loop learns, keeps the best epoch, stops at NaN, and resumes to the same bits."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model, make_tiny_data
+
+from hamward.artifacts import read_tensors, write_tensors
+from hamward.attacks import CMLA, Attack, OwnCode
+from hamward.data import RetrievalData
+from hamward.errors import ArtifactError, ConfigError, TrainingError
+from hamward.evaluation.scoring import robust_validation_scores, validation_scores
+from hamward.models import HashModel
+from hamward.progress import NoProgress
+from hamward.training import DCMH, FitConfig, Fitted, fit
+
+CONFIG = FitConfig(epochs=4, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
+
+
+def train(
+    data: RetrievalData,
+    *,
+    config: FitConfig = CONFIG,
+    checkpoint: Path | None = None,
+    progress: NoProgress | None = None,
+    model: HashModel | None = None,
+) -> tuple[HashModel, Fitted]:
+    model = model or make_model()
+    fitted = fit(
+        model,
+        DCMH(),
+        data,
+        config=config,
+        score=lambda m: validation_scores(m, data),
+        checkpoint=checkpoint,
+        progress=progress or NoProgress(),
+    )
+    return model, fitted
+
+
+def equal(a: HashModel, b: HashModel) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(v, other[k]) for k, v in a.state_dict().items())
+
+
+class Killing(NoProgress):
+    """Raises after some steps, as a kill would."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def track(self, items: Iterable, *, total: int, label: str) -> Iterator:  # type: ignore[type-arg]
+        for done, item in enumerate(items):
+            if done == self.after:
+                raise KeyboardInterrupt
+            yield item
+
+
+def test_it_learns(data: RetrievalData) -> None:
+    before = validation_scores(make_model(), data)
+    config = dataclasses.replace(CONFIG, epochs=15, flip=False)
+    model, fitted = train(data, config=config)
+    losses = [row["loss"] for row in fitted.history]
+    assert losses[-1] < 0.6 * losses[0]
+    assert fitted.best["i2t"] > data.chance("i2t") + 0.2
+    assert fitted.best["t2i"] > data.chance("t2i") + 0.2
+    assert fitted.best["select"] > before["select"] + 0.2
+    assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(data: RetrievalData) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1)
+    torch.manual_seed(1)
+    first, _ = train(data, config=config)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second, _ = train(data, config=config)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(first, second)
+    third, _ = train(data, config=dataclasses.replace(config, seed=1))
+    assert not equal(first, third)
+
+
+STEPS = 6  # an epoch: 3 batches of 16 for each of two phases
+
+
+@pytest.mark.parametrize("after", [STEPS, STEPS + 1, 2 * STEPS - 1, 3 * STEPS])
+def test_a_killed_run_resumes_to_the_same_bits(
+    data: RetrievalData, tmp_path: Path, after: int
+) -> None:
+    whole, expected = train(data)
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, checkpoint=file, progress=Killing(after))
+    assert file.exists()
+    resumed, fitted = train(data, checkpoint=file)
+    assert equal(resumed, whole)
+    assert (fitted.best_epoch, fitted.best) == (expected.best_epoch, expected.best)
+    keys = ("epoch", "loss", "i2t", "t2i", "select")
+    assert [[r[k] for k in keys] for r in fitted.history] == [
+        [r[k] for k in keys] for r in expected.history
+    ]
+    again, _ = train(data, checkpoint=file)  # nothing left to do
+    assert equal(again, whole)
+
+
+def test_a_run_killed_in_its_first_epoch_starts_over(data: RetrievalData, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, checkpoint=file, progress=Killing(3))
+    assert not file.exists()
+
+
+def test_the_best_epoch_is_left_in_the_model(data: RetrievalData) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def score(m: HashModel) -> Mapping[str, float]:
+        assert not m.training
+        seen.append({k: v.clone() for k, v in m.state_dict().items()})
+        return {"select": [0.2, 0.9, 0.9, 0.1][len(seen) - 1]}
+
+    model = make_model()
+    fitted = fit(model, DCMH(), data, config=CONFIG, score=score)
+    assert fitted.best_epoch == 2, "the first of equals"
+    assert [row["select"] for row in fitted.history] == [0.2, 0.9, 0.9, 0.1]
+    assert all(torch.equal(v, seen[1][k]) for k, v in model.state_dict().items())
+    assert not all(torch.equal(v, seen[3][k]) for k, v in model.state_dict().items())
+
+
+class Diverging(DCMH):
+    """Returns a loss that is no number from the second epoch on."""
+
+    def loss(self, *args, epoch: int, **options):  # type: ignore[no-untyped-def]
+        value = super().loss(*args, epoch=epoch, **options)
+        return value * torch.nan if epoch > 1 else value
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    data: RetrievalData, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    score = lambda m: validation_scores(m, data)  # noqa: E731
+    with pytest.raises(
+        TrainingError, match=r"nan in epoch 2, step 7: lower.*last good state is in"
+    ):
+        fit(make_model(), Diverging(), data, config=CONFIG, score=score, checkpoint=file)
+    resumed, _ = train(data, checkpoint=file)
+    assert equal(resumed, train(data)[0])
+    with pytest.raises(TrainingError, match=r"lower the learning rate$"):
+        fit(make_model(), Diverging(), data, config=CONFIG, score=score)
+
+
+@pytest.mark.parametrize("damage", ["noise", "foreign", "model", "items", "log"])
+def test_a_checkpoint_of_something_else_is_refused(
+    data: RetrievalData, tmp_path: Path, damage: str
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    train(data, checkpoint=file, config=dataclasses.replace(CONFIG, epochs=1))
+    tensors = read_tensors(file)
+    if damage == "noise":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif damage == "foreign":
+        write_tensors(file, {"x": torch.zeros(1)})
+    elif damage == "model":
+        weight = "model/encoders.text.head.weight"
+        write_tensors(file, {**tensors, weight: torch.zeros(3, 3)})
+    elif damage == "items":
+        write_tensors(file, {**tensors, "objective/codes": torch.zeros(3, 16)})
+    else:
+        write_tensors(file, {**tensors, "log": torch.zeros(4, dtype=torch.uint8)})
+    with pytest.raises(ArtifactError, match=r"checkpoint.safetensors: not a"):
+        train(data, checkpoint=file)
+
+
+def test_pictures_are_mirrored_only_if_asked(data: RetrievalData) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(DCMH):
+        def loss(self, model, modality, x, *, rows, ids, epoch):  # type: ignore[no-untyped-def]
+            if modality == "image":
+                seen.append((x, data.inputs("image", data.split.train[rows.numpy()])))
+                assert ids.tolist() == data.ids[data.split.train[rows.numpy()]].tolist()
+            return super().loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
+
+    def mirrored(flip: bool) -> float:
+        seen.clear()
+        config = dataclasses.replace(CONFIG, epochs=2, flip=flip)
+        fit(make_model(), Watching(), data, config=config, score=lambda m: {"select": 0.0})
+        shares = []
+        for x, clean in seen:
+            same = (x == clean).flatten(1).all(1)
+            assert torch.equal(x[~same], clean[~same].flip(3))
+            shares.append(1 - float(same.float().mean()))
+        return sum(shares) / len(shares)
+
+    assert mirrored(False) == 0
+    assert 0.3 < mirrored(True) < 0.7
+
+
+def test_each_epoch_visits_every_item_once_in_its_own_order(data: RetrievalData) -> None:
+    visits: dict[tuple[int, str], list[int]] = {}
+
+    class Watching(DCMH):
+        def loss(self, model, modality, x, *, rows, ids, epoch):  # type: ignore[no-untyped-def]
+            visits.setdefault((epoch, modality), []).extend(rows.tolist())
+            return super().loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
+
+    config = dataclasses.replace(CONFIG, epochs=2)
+    fit(make_model(), Watching(), data, config=config, score=lambda m: {"select": 0.0})
+    assert list(visits) == [(1, "image"), (1, "text"), (2, "image"), (2, "text")]
+    orders = list(visits.values())
+    assert all(sorted(order) == list(range(48)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize(
+    "attack", [OwnCode(steps=1), CMLA(steps=1), CMLA(reference="batch", steps=1)]
+)
+def test_queries_are_never_looked_at(monkeypatch: pytest.MonkeyPatch, attack: Attack) -> None:
+    """Training and both validation scores, with queries and the rest of the set poisoned."""
+    data = make_tiny_data()
+    allowed = set(data.split.train) | set(data.split.validation)
+    for name in ("inputs", "label"):
+        original = getattr(RetrievalData, name)
+
+        def guarded(self, *args, original=original, **options):  # type: ignore[no-untyped-def]
+            positions = set(args[-1].tolist())
+            assert positions <= allowed, f"looked at {sorted(positions - allowed)[:5]}"
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(RetrievalData, name, guarded)
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fitted = fit(
+        make_model(),
+        DCMH(),
+        data,
+        config=config,
+        score=lambda m: robust_validation_scores(m, data, attack),
+    )
+    assert set(fitted.best) == {"i2t", "t2i", "attacked_i2t", "attacked_t2i", "select"}
+    with pytest.raises(AssertionError, match="looked at"):
+        data.inputs("image", data.split.query)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, r"epochs must be in \[1, 100000\], got 0"),
+        ({"batch_size": 1}, r"batch_size must be in \[2, 65536\], got 1"),
+        ({"image_rate": -1.0}, "image_rate"),
+        ({"warmup": 1.5}, "warmup"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive, got 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_a_batch_beyond_the_training_items_is_refused(data: RetrievalData) -> None:
+    with pytest.raises(ConfigError, match="batch_size 64 exceeds the 48 training items"):
+        train(data, config=dataclasses.replace(CONFIG, batch_size=64))
