@@ -264,6 +264,10 @@ def _load(
             index, name = key.split("/")
             state["state"].setdefault(int(index), {})[name] = value.clone()
         optimizer.load_state_dict(state)
+        for parameter, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # fused kernels read both in one layout
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         best = {k: v.to(device) for k, v in part("best").items()}
         return Fitted(**log), best
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
