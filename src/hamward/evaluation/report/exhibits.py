@@ -1,0 +1,163 @@
+"""What the gallery shows, as values: queries, changes and retrieved items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamward.evaluation.evaluate import Row
+from hamward.types import Direction
+
+__all__ = [
+    "Case",
+    "Exhibit",
+    "Hit",
+    "PictureChange",
+    "TextChange",
+    "View",
+    "WordChange",
+    "names_of",
+    "text_change",
+]
+
+_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One retrieved item: its position in the data, distance and whether it is right."""
+
+    item: int
+    distance: int
+    relevant: bool
+    picture: str
+    words: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordChange:
+    """A word whose weight an attack moved."""
+
+    word: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextChange:
+    """What an attack did to a bag of words.
+
+    Attributes:
+        weakened: Words of the text that lost weight, most first.
+        added: Words that gained weight, most first.
+        others: How many more words changed.
+        most: By how much at most these others.
+    """
+
+    weakened: tuple[WordChange, ...]
+    added: tuple[WordChange, ...]
+    others: int
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureChange:
+    """What an attack did to a picture.
+
+    Attributes:
+        picture: The adversarial picture as a file holds it, as a data URI.
+        difference: The amplified difference, as a data URI.
+        factor: How far it is amplified.
+        linf: Largest change of a color value.
+    """
+
+    picture: str
+    difference: str
+    factor: int
+    linf: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One query before and after the attack on one victim.
+
+    Attributes:
+        victim: Who was attacked and is searched.
+        change: What the attack did.
+        before: First hits of the clean query.
+        after: First hits of the adversarial query.
+        clean: Average precision before, NaN without relevant items.
+        attacked: Average precision after.
+        flips: Share of code bits that differ.
+    """
+
+    victim: str
+    change: PictureChange | TextChange
+    before: tuple[Hit, ...]
+    after: tuple[Hit, ...]
+    clean: float
+    attacked: float
+    flips: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One query with its views, one a victim."""
+
+    item: int
+    item_id: int
+    picture: str
+    words: tuple[str, ...]
+    labels: tuple[str, ...]
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """The cases of one direction, the attack's row on the baseline, and how they were chosen."""
+
+    direction: Direction
+    attack: str
+    row: Row
+    chosen: str
+    cases: tuple[Case, ...]
+
+
+def text_change(
+    before: NDArray[np.floating], after: NDArray[np.floating], words: Sequence[str]
+) -> TextChange:
+    """Return the words that lost and that gained most, and what else moved.
+
+    Ties go by vocabulary order.
+
+    Example:
+        >>> change = text_change(np.array([1.0, 0.0]), np.array([0.5, 0.0]), ("cat", "dog"))
+        >>> change.weakened, change.added, change.others
+        ((WordChange(word='cat', before=1.0, after=0.5),), (), 0)
+    """
+    delta = after.astype(np.float64) - before
+    order = np.argsort(-np.abs(delta).round(6), kind="stable").tolist()
+    moved = [i for i in order if abs(delta[i]) > 1e-6]
+    lost = [i for i in moved if delta[i] < 0][:_WORDS]
+    gained = [i for i in moved if delta[i] > 0][:_WORDS]
+    others = [i for i in moved if i not in {*lost, *gained}]
+
+    def named(indices: list[int]) -> tuple[WordChange, ...]:
+        return tuple(
+            WordChange(word=words[i], before=float(before[i]), after=float(after[i]))
+            for i in indices
+        )
+
+    return TextChange(
+        weakened=named(lost),
+        added=named(gained),
+        others=len(others),
+        most=max((abs(float(delta[i])) for i in others), default=0.0),
+    )
+
+
+def names_of(names: Sequence[str], chosen: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Return the names of the columns that an item has."""
+    return tuple(names[i] for i in np.flatnonzero(chosen).tolist())

@@ -1,0 +1,117 @@
+"""The tables of a report as values, for the page and for Markdown alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hamward.evaluation.evaluate import CLEAN, Row
+from hamward.evaluation.report.findings import Findings
+from hamward.evaluation.report.wording import budget, reader_name
+from hamward.types import Direction
+
+__all__ = ["Column", "Grid", "Rounding", "flat", "grids", "roundings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One attack and its budget, or the clean queries."""
+
+    attack: str
+    budget: str
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Victims x attacks of one direction, adaptive rows only.
+
+    Attributes:
+        direction: The direction.
+        name: In words.
+        columns: Clean first.
+        lines: Victim and its rows, one a column; None where it was not attacked so.
+        chance: MAP of a random ranking for the same queries.
+        queries: How many queries count.
+    """
+
+    direction: Direction
+    name: str
+    columns: tuple[Column, ...]
+    lines: tuple[tuple[str, tuple[Row | None, ...]], ...]
+    chance: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """The same attack scored as stored and as crafted."""
+
+    stored: Row
+    crafted: Row
+
+
+def grids(findings: Findings, *, within: bool) -> list[Grid]:
+    """Return the result tables across modalities, or those within one."""
+    made = []
+    for direction in findings.directions(within=within):
+        attacks = (CLEAN, *findings.attacks(direction))
+        lines = tuple(
+            (victim, tuple(findings.row(victim, attack, direction) for attack in attacks))
+            for victim in findings.victims
+        )
+        rows = [row for _, line in lines for row in line if row is not None]
+        if not rows:
+            continue
+        columns = tuple(
+            Column(
+                attack=attack,
+                budget="" if attack == CLEAN else _budget(attack, rows),
+                control=findings.is_control(attack),
+            )
+            for attack in attacks
+        )
+        made.append(
+            Grid(
+                direction=direction,
+                name=reader_name(direction),
+                columns=columns,
+                lines=lines,
+                chance=rows[0].chance,
+                queries=rows[0].queries,
+            )
+        )
+    return made
+
+
+def roundings(findings: Findings) -> list[Rounding]:
+    """Return the picture attacks as stored beside as crafted."""
+    return [
+        Rounding(stored=stored, crafted=row)
+        for row in findings.evaluation.rows
+        if row.stored == "float" and not row.transfer
+        for stored in (findings.row(row.victim, row.attack, row.direction),)
+        if stored is not None
+    ]
+
+
+def flat(value: Mapping[str, Any], *, path: str = "") -> list[tuple[str, str]]:
+    """Return nested plain values as (dotted path, text), in order.
+
+    Example:
+        >>> flat({"seed": 0, "packages": {"torch": "2.8"}, "argv": ["a", "b"]})
+        [('seed', '0'), ('packages.torch', '2.8'), ('argv', 'a b')]
+    """
+    lines: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        where = f"{path}{key}"
+        if isinstance(inner, Mapping):
+            lines += flat(inner, path=f"{where}.")
+        elif isinstance(inner, list | tuple):
+            lines.append((where, " ".join(map(str, inner))))
+        else:
+            lines.append((where, f"{inner:.6g}" if isinstance(inner, float) else str(inner)))
+    return lines
+
+
+def _budget(attack: str, rows: list[Row]) -> str:
+    return budget(next(row for row in rows if row.attack == attack))

@@ -1,0 +1,64 @@
+"""Numbers as a reader sees them: budgets, shares and names, the same everywhere."""
+
+from hamward.evaluation.evaluate import Row
+from hamward.types import Direction, modalities_of
+
+__all__ = ["budget", "in_levels", "interval", "percent", "reader_name", "score"]
+
+_NAMES: dict[Direction, str] = {
+    "i2t": "image-to-text",
+    "t2i": "text-to-image",
+    "i2i": "image-to-image",
+    "t2t": "text-to-text",
+}
+
+
+def reader_name(direction: Direction) -> str:
+    """Return a direction in words.
+
+    Example:
+        >>> reader_name("i2t")
+        'image-to-text'
+    """
+    return _NAMES[direction]
+
+
+def score(value: float, *, digits: int = 3) -> str:
+    """Return a MAP, never rounded to a sign without a value ("-0.00")."""
+    return f"{value + 0.0:.{digits}f}"
+
+
+def interval(row: Row, *, digits: int = 3) -> str:
+    """Return the 95 % interval of a row."""
+    return f"[{score(row.low, digits=digits)}, {score(row.high, digits=digits)}]"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent.
+
+    Example:
+        >>> percent(0.256), percent(0.001)
+        ('26 %', '0.1 %')
+    """
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+
+
+def in_levels(value: float) -> str:
+    """Return a distance in [0, 1] as a fraction of the 255 levels of a picture file.
+
+    Example:
+        >>> in_levels(8 / 255), in_levels(0.003)
+        ('8/255', '0.765/255')
+    """
+    levels = value * 255
+    near = round(levels)
+    return f"{near}/255" if abs(levels - near) < 1e-3 else f"{levels:.3g}/255"
+
+
+def budget(row: Row) -> str:
+    """Return the budget of a row with its unit and norm."""
+    norm = "l∞" if row.norm == "linf" else "l2"
+    if modalities_of(row.direction)[0] == "image" and row.norm == "linf":
+        return f"{norm} ≤ {in_levels(row.eps)}"
+    return f"{norm} ≤ {row.eps:.3g}"
