@@ -139,7 +139,7 @@ def train_run(
         image_network=config.model.image_network,
         text_width=config.model.text_width,
     )
-    config.fit.check(len(data.split.train))
+    _check_trainable(config.fit, data)
     model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
     run = RunFolder(out)  # claimed last, so that a wrong configuration leaves no folder behind
     run.start("model", to_mapping(config), resume=resume)
@@ -189,7 +189,7 @@ def harden_run(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
     data = _data_of(facts, victim)
-    config.fit.check(len(data.split.train))
+    _check_trainable(config.fit, data)
     run = RunFolder(out)
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
@@ -339,6 +339,12 @@ def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
             f"{folder}: trained with another vocabulary than {facts['data']} has now"
         )
     return data
+
+
+def _check_trainable(config: FitConfig, data: RetrievalData) -> None:
+    config.check(len(data.split.train))
+    if not len(data.split.validation):
+        raise ConfigError(f"{data.name} has no validation items: they choose the epoch to keep")
 
 
 def _words_digest(data: RetrievalData) -> str:
