@@ -43,11 +43,18 @@ def write_atomically(file: Path, write: Callable[[Path], None]) -> None:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         write(part)
+        part.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner reads
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

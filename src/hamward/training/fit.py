@@ -215,7 +215,7 @@ def _optimizer(model: HashModel, config: FitConfig) -> torch.optim.AdamW:
         for part, peak in (("trunk", rate), ("head", rate * config.head_factor)):
             parameters = list(getattr(encoder, part).parameters())
             groups.append({"params": parameters, "lr": peak, "peak": peak})
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def _schedule(share: float, warmup: float) -> float:
