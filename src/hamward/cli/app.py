@@ -17,6 +17,7 @@ app = App(
     version=__version__,
     help="Attack, harden and evaluate cross-modal Hamming retrieval.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # main() says how to go on
 )
 data_app = App(name="data", help="Data sets: what there is, and what is in them.")
 app.command(data_app)

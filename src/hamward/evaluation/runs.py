@@ -114,6 +114,14 @@ class EvaluateConfig:
     seed: int = 0
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.transfer_from is not None and self.transfer_from not in self.victims:
+            raise ConfigError(
+                f"transfer_from must be one of {list(self.victims)}, got {self.transfer_from!r}"
+            )
+
 
 def train_run(
     config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
