@@ -13,7 +13,7 @@ from hamward.types import Direction
 
 __all__ = ["distance_figures", "lookup_figures"]
 
-_WIDTH, _HEIGHT = 290, 232
+_WIDTH, _HEIGHT = 264, 216
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def _distance_panel(subject: _Subject, name: str, curve: Curve, *, top: float) -
                 for kind, shares in (("relevant", curve.relevant), ("irrelevant", curve.irrelevant))
             ),
             width=_WIDTH,
-            height=196,
+            height=186,
         )
     )
 

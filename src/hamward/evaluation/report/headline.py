@@ -130,7 +130,10 @@ def _told(findings: Findings, direction: Direction) -> str:
 def _within(row: Row) -> str:
     if modalities_of(row.direction)[0] == "text":
         size = f"by more than {row.eps:.3g}" if row.norm == "linf" else f"beyond {budget(row)}"
-        return f"In feature space, with no word weight changed {size} (a typed text cannot be changed like this)"
+        return (
+            f"In feature space, with no word weight changed {size} (typing cannot change a text "
+            "like this)"
+        )
     if row.norm == "linf":
         levels = in_levels(row.eps).removesuffix("/255")
         return f"With no color value changed by more than {levels} of 255 levels"

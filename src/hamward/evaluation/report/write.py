@@ -158,6 +158,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
+        "breakable": _breakable,
         "budget": wording.budget,
         "code": _code,
         "interval": wording.interval,
@@ -178,6 +179,11 @@ def _code(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts)
     )
+
+
+def _breakable(name: str) -> Markup:
+    """Allow a line break before each "@" of an attack's name."""
+    return Markup("<wbr>@").join(name.split("@"))
 
 
 def _size(value: float, direction: str) -> str:
