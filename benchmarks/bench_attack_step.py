@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hamward import OwnCode, Victim, load_data, tune_allocator
+from hamward import OwnCode, Victim, load_data, tune_process
 from hamward.attacks import craft, encode, own_code_goal
 from hamward.evaluation.runs import load_victim
 from hamward.evaluation.scoring import counts_of
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--victim", help="run folder of a small-resnet victim, for the MAP")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    tune_allocator()
+    tune_process()
     data = load_data("openclipart27")
     positions = data.split.query[: arguments.batch]
     x, ids = data.inputs("image", positions), torch.tensor(data.ids[positions])

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A module imports from its own group or from groups above it.
 GROUPS = (
-    {"types", "codes", "errors", "random", "config", "memory", "progress"},
+    {"types", "codes", "errors", "random", "config", "process", "progress"},
     {"registry", "artifacts", "losses"},
     {"data", "models", "index", "metrics"},
     {"attacks", "training"},

@@ -23,7 +23,8 @@ def test_python_block_prints_the_table_it_shows(capsys: pytest.CaptureFixture[st
     labels = [[cell.strip() for cell in line.split("|")[1:5]] for line in printed]
     assert labels == [[cell.strip() for cell in line.split("|")[1:5]] for line in shown]
     assert len(printed) == 10
-    value = {tuple(cells): float(line.split("|")[5]) for cells, line in zip(labels[2:], printed[2:])}
+    maps = [float(line.split("|")[5]) for line in printed[2:]]
+    value = dict(zip(map(tuple, labels[2:]), maps, strict=True))
     clean, attacked = ("clean", ""), ("own-code", "4/255")
     assert value["undefended", *attacked, "i2t"] < value["undefended", *clean, "i2t"] - 0.05
     assert value["hardened", *attacked, "i2t"] > value["undefended", *attacked, "i2t"]

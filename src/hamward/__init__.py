@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         validation_scores,
         write_report,
     )
-    from hamward.memory import tune_allocator
     from hamward.metrics import distance_counts, mean_average_precision
     from hamward.models import (
         HashModel,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         load_model,
         save_model,
     )
+    from hamward.process import tune_process
     from hamward.training import DCMH, OBJECTIVES, FitConfig, fit
 
 __version__ = "0.1.0"
@@ -56,7 +56,7 @@ _HOMES = {
         "validation_scores",
         "write_report",
     ),
-    "memory": ("tune_allocator",),
+    "process": ("tune_process",),
     "metrics": ("distance_counts", "mean_average_precision"),
     "models": (
         "HashModel",
@@ -105,7 +105,7 @@ __all__ = [
     "mean_average_precision",
     "save_model",
     "train_run",
-    "tune_allocator",
+    "tune_process",
     "validation_scores",
     "write_report",
 ]

@@ -25,7 +25,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: RetrievalData
 ) -> Run:
     """Run words; return exit code, output and errors. Data are tiny, this process stays as is."""
-    monkeypatch.setattr("hamward.memory.tune_allocator", lambda: True)
+    monkeypatch.setattr("hamward.process.tune_process", lambda: True)
     monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})  # or --threads would be all
     monkeypatch.setenv("COLUMNS", "200")

@@ -319,14 +319,14 @@ def _prepare(threads: int | None, progress: ProgressKind) -> Progress:
     """Set up this process: allocator, threads, progress display."""
     import os
 
-    import torch
-
     from hamward.errors import ConfigError
-    from hamward.memory import tune_allocator
+    from hamward.process import tune_process
 
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
-    tune_allocator()
+    tune_process()
+    import torch  # after tune_process: OpenMP reads its settings once
+
     if threads is None and hasattr(os, "sched_getaffinity"):  # not on macOS
         threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or os.cpu_count() or 1)
