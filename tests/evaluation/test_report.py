@@ -134,7 +134,7 @@ def test_headline_of_a_defense_that_does_not_help() -> None:
     hit = make_row("undefended", "own", "i2t", 0.4)
     same = make_row("hardened", "own", "i2t", 0.41)
     worse = make_row("hardened", "own", "i2t", 0.3)
-    assert "not clearly different from `undefended`" in _told(CLEAN_ROW, hit, same)
+    assert "0.41, not clearly different (the 95 % intervals overlap)" in _told(CLEAN_ROW, hit, same)
     assert "less than `undefended` keeps" in _told(CLEAN_ROW, hit, worse)
 
 

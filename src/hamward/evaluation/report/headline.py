@@ -165,7 +165,7 @@ def _compared(findings: Findings, victim: str, hit: Row, direction: Direction) -
     told += score(row.map, digits=2)
     told += f" (clean {score(clean.map, digits=2)})" if clean is not None else ""
     if row.low <= hit.high and hit.low <= row.high:
-        told += f", not clearly different from {_name(hit.victim)}: the 95 % intervals overlap"
+        told += ", not clearly different (the 95 % intervals overlap)"
     elif row.high < hit.low:
         told += f", less than {_name(hit.victim)} keeps"
     worst = findings.strongest(victim, direction)

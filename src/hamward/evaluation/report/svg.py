@@ -11,6 +11,7 @@ __all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks"]
 _LEFT, _TOP, _BOTTOM, _RIGHT = 40, 46, 40, 12
 _CHARACTER = 6.3
 _LABEL_GAP = 14.0
+_LARGEST = 1.2  # no chart is shown larger than this times its own size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +101,10 @@ def draw(panel: Panel) -> Markup:
     parts += frame.keys()
     parts += frame.end_labels()
     head = Markup(
-        '<svg class="chart" role="img" viewBox="0 0 {w} {h}" aria-label="{alt}">'
+        '<svg class="chart" role="img" viewBox="0 0 {w} {h}" aria-label="{alt}" '
+        'style="max-width:{most}px">'
         "<title>{alt}</title>"
-    ).format(w=panel.width, h=panel.height, alt=panel.alt)
+    ).format(w=panel.width, h=panel.height, most=round(_LARGEST * panel.width), alt=panel.alt)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
