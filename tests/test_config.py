@@ -78,7 +78,7 @@ def test_it_round_trips_and_defaults_fill_the_rest() -> None:
         ({"name": "n", "flag": "False"}, "flag must be bool, got str 'False'"),
         ({"name": "n", "maybe": "4"}, "maybe must be int, got str '4'"),
         ({"name": "n", "maybe": True}, "maybe must be int, got bool True"),
-        ({"name": "n", "levels": "12"}, "levels must be a list, got '12'"),
+        ({"name": "n", "levels": 12}, "levels must be a list, got 12"),
         ({"name": "n", "levels": [1, 2.5]}, r"levels\[1\] must be int, got float 2.5"),
         ({"name": "n", "options": 3}, "options must be a table, got 3"),
         ({"name": "n", "inner": 3}, "inner must be a table, got 3"),
@@ -95,6 +95,19 @@ def test_it_round_trips_and_defaults_fill_the_rest() -> None:
 def test_what_does_not_fit_is_an_error_with_its_path(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_mapping(Outer, values)
+
+
+def test_a_word_with_commas_is_a_list() -> None:
+    """How the command line names several things: --modalities image,text."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Several:
+        sides: tuple[Literal["image", "text"], ...] = ()
+
+    assert from_mapping(Several, {"sides": "text"}).sides == ("text",)
+    assert from_mapping(Several, {"sides": "image,text"}).sides == ("image", "text")
+    with pytest.raises(ConfigError, match=r"sides\[1\] must be one of .* got 'sound'"):
+        from_mapping(Several, {"sides": "image,sound"})
 
 
 def test_numbers_for_floats_may_be_whole_or_fractions() -> None:

@@ -56,7 +56,7 @@ def test_more_budget_flips_more_and_noise_far_less(
     weak = OwnCode(eps=2 / 255, text_eps=0.15, steps=6)
     assert strong > flips_of(weak, model64, data, modality).sum()
     noise = flips_of(RandomNoise(eps=8 / 255, text_eps=0.6), model64, data, modality).sum()
-    assert strong > 2 * noise
+    assert strong > 1.5 * noise
 
 
 def test_toward_goals_approach_the_anchor(model64: HashModel, data: RetrievalData) -> None:
