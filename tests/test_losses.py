@@ -70,6 +70,8 @@ def test_auto_temperature_copes_with_zeros(values: list[float], dtype: torch.dty
     assert torch.isfinite(value).all()
     assert torch.isfinite(gradient).all() and gradient.abs().max() <= 1
     assert gradient.any()
+    again = auto_temperature(logits * 64, binarize(logits.detach()))
+    torch.testing.assert_close(again, value)
 
 
 def test_quantization_by_hand() -> None:

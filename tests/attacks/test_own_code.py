@@ -1,6 +1,7 @@
 """Own-code PGD beyond the contract: scale, strength, targets, norms, starts, best iterates."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -145,14 +146,43 @@ def test_among_equal_flips_the_larger_loss_wins(model64: HashModel, data: Retrie
     def loss(logits: Tensor) -> Tensor:
         value = -(goal.anchor * logits).sum(1)
         values.append(value.detach())
-        return value
+        # the same value with its gradient reversed: the last iterate is not the best
+        return value if len(values) < 3 else 2 * value.detach() - value
 
     budget = OwnCode(text_eps=0.01).budget("text")
     with victim.attacked():
         x_adv = ascend(victim, x, goal, loss=loss, budget=budget, steps=4, step_size=0.004, start=x)
         reached = loss(model64.logits("text", x_adv))
     assert (goal.flips(model64.logits("text", x_adv)) == 0).all(), "too small to flip a bit"
-    torch.testing.assert_close(reached.detach(), torch.stack(values[:-1]).amax(0))
+    every = torch.stack(values[:-1])
+    assert (every[-1] < every.amax(0)).any(), "the test must be able to tell"
+    torch.testing.assert_close(reached.detach(), every.amax(0))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_shrink_linearly_to_a_fifth(
+    model64: HashModel, data: RetrievalData, norm: str
+) -> None:
+    victim, x, goal, _ = setting(model64, data)
+    seen: list[Tensor] = []
+    model64.encoder("image").register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].detach())
+    )
+    with victim.attacked():
+        ascend(
+            victim,
+            x,
+            goal,
+            loss=lambda logits: -(goal.anchor * logits).sum(1),
+            budget=OwnCode(eps=1.0, text_eps=1.0, norm=norm).budget("image"),
+            steps=5,
+            step_size=0.01,
+            start=x,
+        )
+    moves = [(b - a).flatten(1) for a, b in itertools.pairwise(seen)]
+    sizes = [(m.abs().amax(1) if norm == "linf" else m.norm(dim=1)).tolist() for m in moves]
+    for size, expected in zip(sizes, (0.01, 0.008, 0.006, 0.004, 0.002), strict=True):
+        assert size == pytest.approx([expected] * 8)
 
 
 def test_dead_victims_give_finite_items(model64: HashModel, data: RetrievalData) -> None:

@@ -124,7 +124,8 @@ def test_building_leaves_the_global_random_streams_alone(network: str) -> None:
 
 def test_low_precision_is_for_the_trunk_only(fresh: HashModel) -> None:
     encoder = fresh.encoder("image")
-    dtypes = {}
+    dtypes, features = {}, []
+    encoder.trunk.register_forward_hook(lambda module, inputs, output: features.append(output))
     encoder.head.register_forward_hook(
         lambda module, inputs, output: dtypes.update(inputs=inputs[0].dtype, output=output.dtype)
     )
@@ -132,6 +133,10 @@ def test_low_precision_is_for_the_trunk_only(fresh: HashModel) -> None:
         full = fresh.logits("image", items("image"))
         low = fresh.logits("image", items("image"), low_precision=True)
     assert dtypes == {"inputs": torch.float32, "output": torch.float32}
+    for logits, trunk in zip((full, low), features, strict=True):
+        head = encoder.head
+        exact = trunk.double() @ head.weight.double().T + head.bias.double()
+        torch.testing.assert_close(logits.double(), exact.detach(), rtol=1e-5, atol=1e-7)
     differs = bool(encoder.trunk.fast_in_bf16) and bf16_supported(torch.device("cpu"))
     assert torch.equal(full, low) is not differs
     torch.testing.assert_close(low, full, rtol=0.1, atol=0.02)
