@@ -67,7 +67,7 @@ def main() -> None:
             def attacked(victim: Victim = victim, goal: object = goal) -> object:
                 return attack(victim, x, goal, ids=ids, seed=0)  # type: ignore[arg-type]
 
-            def plain(low: bool = low) -> object:
+            def plain(model: HashModel = model, low: bool = low) -> object:
                 return bare(model, x, arguments.steps, low_precision=low)
 
             jobs[f"bare {name}"], jobs[f"attack {name}"] = plain, attacked

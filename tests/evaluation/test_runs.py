@@ -257,13 +257,13 @@ def test_victims_of_other_data_are_refused(tmp_path: Path) -> None:
     change(data_digest="0" * 64)
     with pytest.raises(ArtifactError, match=r"b: trained on other data .*evaluate them separately"):
         evaluate_run(EvaluateConfig(victims=victims), tmp_path / "out")
-    change(data_digest=digest, words_digest="0" * 64)
+    change(data_digest=digest, items_digest="0" * 64)
     with pytest.raises(ArtifactError, match="b: trained with another vocabulary"):
         harden_run(harden_config(tmp_path / "b"), tmp_path / "out")
     content = json.loads(file.read_text())
-    del content["words_digest"]
+    del content["items_digest"]
     file.write_text(json.dumps(content))
-    with pytest.raises(ArtifactError, match=r"model.json: lacks 'words_digest'"):
+    with pytest.raises(ArtifactError, match=r"model.json: lacks 'items_digest'"):
         load_victim(tmp_path / "b")
 
 

@@ -68,6 +68,25 @@ class Goal:
             group=None if self.group is None else self.group[rows],
         )
 
+    def to(self, device: torch.device) -> "Goal":
+        """Return the goal on a device."""
+        references = self.references
+        if references is not None:
+            references = References(
+                image=references.image.to(device),
+                text=references.text.to(device),
+                label=references.label.to(device),
+                group=None if references.group is None else references.group.to(device),
+            )
+        return Goal(
+            modality=self.modality,
+            anchor=self.anchor.to(device),
+            toward=self.toward,
+            label=None if self.label is None else self.label.to(device),
+            references=references,
+            group=None if self.group is None else self.group.to(device),
+        )
+
     def flips(self, logits: Float[Tensor, "n k"]) -> Int64[Tensor, " n"]:
         """Return how many bits serve the goal: away from the anchor, or equal to it."""
         differing = ((logits >= 0) != (self.anchor > 0)).sum(1)

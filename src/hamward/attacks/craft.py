@@ -125,7 +125,7 @@ def craft(
 
     Args:
         attack: The attack.
-        victim: The victim.
+        victim: The victim; chunks are moved to its device, results come back.
         x: Clean items, float in [0, 1].
         goal: What their codes shall be.
         ids: Item ids.
@@ -138,6 +138,8 @@ def craft(
     Raises:
         ArtifactError: a finished chunk is damaged or holds other items.
     """
+    device = next(victim.model.parameters()).device
+    goal = goal.to(device)
     chunks = torch.split(torch.arange(len(x)), batch_size)
     made = []
     for number, rows in enumerate(progress.track(chunks, total=len(chunks), label=label)):
@@ -148,7 +150,9 @@ def craft(
                 raise ArtifactError(f"{file}: holds other items: crafted with another batch size?")
             made.append(kept["x_adv"].to(x.device))
             continue
-        part = attack(victim, x[rows], goal.select(rows), ids=ids[rows], seed=seed)
+        part = attack(
+            victim, x[rows].to(device), goal.select(rows), ids=ids[rows].to(device), seed=seed
+        ).to(x.device)
         if file is not None:
             write_tensors(file, {"ids": ids[rows], "x_adv": part})
         made.append(part)

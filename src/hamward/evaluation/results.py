@@ -23,8 +23,8 @@ class Row:
         attack: Name of the attack, "none" for clean queries.
         crafted_on: The model that the attack saw. Anything but `victim` is a transfer.
         direction: i2t, t2i, i2i or t2t.
-        stored: "8-bit" (pictures rounded as a file rounds them), "float" (as crafted) or
-            "feature-space" (bags of words with fractions, which no text has).
+        stored: "8-bit" (pictures rounded as a file rounds them), "as typed" (clean texts), "float"
+            (as crafted) or "feature-space" (bags of words with fractions, which no text has).
         eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
         norm: Norm of the budget.
         map: Tie-aware MAP over the whole ranking.

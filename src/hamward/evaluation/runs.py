@@ -11,6 +11,7 @@ from hamward.artifacts import RunFolder, write_table
 from hamward.attacks import ATTACKS, Attack
 from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import RetrievalData, load_data
+from hamward.data.split import SPLIT_NAMES
 from hamward.defenses import DEFENSES
 from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation.evaluate import Evaluation, evaluate
@@ -170,7 +171,7 @@ def train_run(
         "data": config.data,
         "data_options": config.data_options,
         "data_digest": data.digest,
-        "words_digest": _words_digest(data),
+        "items_digest": _items_digest(data),
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
     }
@@ -334,7 +335,7 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     """
     RunFolder(folder).require("model")
     model, facts = load_model(folder)
-    for key in ("method", "options", "data", "data_options", "data_digest", "words_digest"):
+    for key in ("method", "options", "data", "data_options", "data_digest", "items_digest"):
         if key not in facts:
             raise ArtifactError(f"{folder / 'model.json'}: lacks {key!r}")
     return model, facts
@@ -342,9 +343,9 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
 
 def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
     data = load_data(facts["data"], **facts["data_options"])
-    if _words_digest(data) != facts["words_digest"]:
+    if _items_digest(data) != facts["items_digest"]:
         raise ArtifactError(
-            f"{folder}: trained with another vocabulary than {facts['data']} has now"
+            f"{folder}: trained with another vocabulary or split than {facts['data']} has now"
         )
     return data
 
@@ -355,8 +356,15 @@ def _check_trainable(config: FitConfig, data: RetrievalData) -> None:
         raise ConfigError(f"{data.name} has no validation items: they choose the epoch to keep")
 
 
-def _words_digest(data: RetrievalData) -> str:
-    return hashlib.sha256("\n".join(data.words).encode()).hexdigest()
+def _items_digest(data: RetrievalData) -> str:
+    """Return what must not change between training and evaluation: vocabulary and split.
+
+    Pixels are left out: another version of the decoder changes some of them by one level.
+    """
+    sha = hashlib.sha256("\n".join(data.words).encode())
+    for name in SPLIT_NAMES:
+        sha.update(name.encode() + data.ids[data.split[name]].tobytes())
+    return sha.hexdigest()
 
 
 def _finish(

@@ -79,7 +79,8 @@ def robust_validation_scores(
             own_code_goal(attack, victim, data, modality, positions, pool=data.split.train),
             ids=torch.tensor(data.ids[positions]),
         )
-        codes[modality] = victim.codes(modality, made.stored)
+        device = next(model.parameters()).device
+        codes[modality] = victim.codes(modality, made.stored.to(device)).cpu()
     attacked = {f"attacked_{k}": v for k, v in _across(model, data, codes).items()}
     scores = {**clean, **attacked}
     return {**scores, "select": sum(scores.values()) / len(scores)}
