@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hamward.data.chance import expected_average_precision, relevant_counts
-from hamward.data.invariants import check_items
-from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, thin
+from hamward.data.invariants import check_shapes, check_values
+from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, split_digest, thin
 from hamward.errors import ConfigError, DataError
 from hamward.types import Batch, Direction, Modality, modalities_of
 
@@ -41,26 +41,31 @@ class RetrievalData:
         groups: int64 (n,) groups of look-alikes, or None.
         sources: Where each item comes from, or None.
         creators: Who made each item, or None.
+        protocol: Rule that made the split, with its seed, or None.
         digest: sha256 over all that decides results (images, bags, texts, labels, ids, split).
-            Computed when empty; an importer of a huge set may hand in a recorded one.
+            Computed when empty. A recorded one says that the values were checked when it was
+            made, so that a huge memory-mapped set opens without being read.
     """
 
     name: str
     images: NDArray[np.uint8]
     bags: NDArray[np.uint8]
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     labels: NDArray[np.uint8]
     words: tuple[str, ...]
     label_names: tuple[str, ...]
     ids: NDArray[np.int64]
     split: Split
     groups: NDArray[np.int64] | None = None
-    sources: tuple[str, ...] | None = None
-    creators: tuple[str, ...] | None = None
+    sources: Sequence[str] | None = None
+    creators: Sequence[str] | None = None
+    protocol: str | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
-        check_items(self)
+        check_shapes(self)
+        if not self.digest:
+            check_values(self)
         for name in ("images", "bags", "labels", "ids", "groups"):
             array = getattr(self, name)
             if array is not None:
@@ -81,6 +86,11 @@ class RetrievalData:
     def image_side(self) -> int:
         """Side S of the square pictures."""
         return int(self.images.shape[-1])
+
+    @property
+    def split_digest(self) -> str:
+        """sha256 over which ids are in which split."""
+        return split_digest(self.split, self.ids)
 
     def array(self, modality: Modality) -> NDArray[np.uint8]:
         """Return all items of a modality as stored: `images` or `bags`."""
@@ -164,27 +174,40 @@ class RetrievalData:
 
         Args:
             queries: At most this many queries.
-            database: At most this many database items; train and validation shrink with it.
+            database: At most this many database items; train and validation shrink with it,
+                if they are searched.
             train: At most this many of the remaining training items; the others stay in the
                 database.
+
+        Memory-mapped pictures stay on disk: with them, the items are all kept and only the split
+        gets smaller.
         """
         for name, value in (("queries", queries), ("database", database), ("train", train)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         searched = thin(self.split.database, database)
+        learned = [self.split.train, self.split.validation]
+        if self.split.searched_train:
+            learned = [np.intersect1d(part, searched) for part in learned]
         split = Split(
             query=thin(self.split.query, queries),
             database=searched,
-            train=thin(np.intersect1d(self.split.train, searched), train),
-            validation=np.intersect1d(self.split.validation, searched),
+            train=thin(learned[0], train),
+            validation=learned[1],
+            searched_train=self.split.searched_train,
         )
-        return self._select(np.union1d(split.query, split.database), split)
+        if isinstance(self.images, np.memmap):
+            whole = split_digest(split, self.ids) == self.split_digest
+            derived = hashlib.sha256(f"{self.digest} {split_digest(split, self.ids)}".encode())
+            return replace(self, split=split, digest=self.digest if whole else derived.hexdigest())
+        kept = np.concatenate([split.query, split.database, split.train, split.validation])
+        return self._select(np.unique(kept), split)
 
     def _select(self, kept: NDArray[np.int64], split: Split) -> "RetrievalData":
         def renumber(positions: NDArray[np.int64]) -> NDArray[np.int64]:
             return np.flatnonzero(np.isin(kept, positions)).astype(np.int64)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: Sequence[str]) -> tuple[str, ...]:
             return tuple(values[i] for i in kept)
 
         return replace(
@@ -199,6 +222,7 @@ class RetrievalData:
                 database=renumber(split.database),
                 train=renumber(split.train),
                 validation=renumber(split.validation),
+                searched_train=split.searched_train,
             ),
             groups=None if self.groups is None else self.groups[kept],
             sources=None if self.sources is None else pick(self.sources),

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hamward.data.pictures import open_picture
+from hamward.errors import DataError
+
 __all__ = ["PictureFiles", "Pictures", "Skipped", "Source"]
 
 
@@ -62,6 +65,7 @@ class Source:
         split: Positions by split name ("query", "train", "database"), when the source fixes it.
         files: Files that were read, for the manifest.
         counts: Counts worth printing, such as items kept against the published number.
+        notes: Choices worth showing, such as which column holds the text.
         skipped: What was left out.
     """
 
@@ -78,6 +82,7 @@ class Source:
     split: Mapping[str, NDArray[np.int64]] | None = None
     files: tuple[Path, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -87,20 +92,46 @@ class PictureFiles:
 
     Attributes:
         files: One path an item.
+        origins: Where each file is named ("captions.csv line 7"), for messages, or None.
+        upright: Turn pictures as their EXIF orientation says. Off for the sets of papers, whose
+            code reads pixels as stored.
     """
 
     files: tuple[Path, ...]
+    origins: tuple[str, ...] | None = None
+    upright: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, position: int) -> Image.Image:
-        """Open and decode a file as RGB."""
-        from hamward.errors import DataError
+        """Open and decode a file as RGB in its own size."""
+        return self.decode(position, self.content(position))
 
-        file = self.files[position]
+    def content(self, position: int) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            DataError: it is missing or cannot be read.
+        """
         try:
-            with Image.open(file) as picture:
-                return picture.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: not a readable picture ({error})") from error
+            return self.files[position].read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self._where(position)}: cannot be read ({error.strerror})"
+            ) from error
+
+    def decode(self, position: int, content: bytes, *, at_least: int = 0) -> Image.Image:
+        """Decode a file's bytes as RGB; see `open_picture`.
+
+        Raises:
+            DataError: not a picture, or a damaged one.
+        """
+        try:
+            return open_picture(content, at_least=at_least, upright=self.upright)
+        except DataError as error:
+            raise DataError(f"{self._where(position)}: {error}") from error
+
+    def _where(self, position: int) -> str:
+        named = "" if self.origins is None else f" (named in {self.origins[position]})"
+        return f"{self.files[position]}{named}"
