@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, spli
 from hamward.errors import ConfigError, DataError
 from hamward.types import Batch, Direction, Modality, modalities_of
 
-__all__ = ["RetrievalData"]
+__all__ = ["RetrievalData", "content_digest"]
 
 log = logging.getLogger(__name__)
 
@@ -235,14 +235,34 @@ class RetrievalData:
         return relevant_counts(self.labels[asking], self.labels[self.split.database])
 
 
-def _digest(data: RetrievalData) -> str:
+def content_digest(
+    arrays: Iterable[tuple[str, str, tuple[int, ...], Iterable[Any]]], texts: Iterable[str]
+) -> str:
+    """Hash arrays, given as (name, dtype, shape, buffers of their bytes), and texts.
+
+    A set has one digest however it is stored: the arrays are images, bags, labels, ids and the
+    splits in the order of `SPLIT_NAMES`.
+    """
     sha = hashlib.sha256()
+    for name, kind, shape, buffers in arrays:
+        sha.update(f"{name} {kind} {shape}\n".encode())
+        for buffer in buffers:
+            sha.update(buffer)
+    for number, text in enumerate(texts):
+        sha.update(("\n" if number else "").encode() + text.encode())
+    return sha.hexdigest()
+
+
+def _digest(data: RetrievalData) -> str:
     arrays: dict[str, NDArray[Any]]
     arrays = {"images": data.images, "bags": data.bags, "labels": data.labels, "ids": data.ids}
     arrays |= {name: data.split[name] for name in SPLIT_NAMES}
-    for name, array in arrays.items():
-        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
-            sha.update(np.ascontiguousarray(array[start : start + 1024]).data)
-    sha.update("\n".join(data.texts).encode())
-    return sha.hexdigest()
+    return content_digest(
+        ((name, array.dtype.str, array.shape, _buffers(array)) for name, array in arrays.items()),
+        data.texts,
+    )
+
+
+def _buffers(array: NDArray[Any]) -> Iterator[Any]:
+    for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
+        yield np.ascontiguousarray(array[start : start + 1024]).data
