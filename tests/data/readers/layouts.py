@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 GENERAL = (
-    "animals baby bird car clouds dog female flower food indoor lake male night people plant_life "
-    "portrait river sea sky structures sunset transport tree water"
-).split()
+    *("animals", "baby", "bird", "car", "clouds", "dog", "female", "flower", "food", "indoor"),
+    *("lake", "male", "night", "people", "plant_life", "portrait", "river", "sea", "sky"),
+    *("structures", "sunset", "transport", "tree", "water"),
+)
 RELEVANT = "baby bird car clouds dog female flower male night people portrait river sea tree"
 SIDE = (16, 24)  # height, width
 

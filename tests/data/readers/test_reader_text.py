@@ -18,9 +18,9 @@ from layouts import (
     make_coco,
     make_mirflickr,
     make_nus_wide,
+    number_of,
     nus_bags,
     nus_labels,
-    number_of,
     save_picture,
     write,
 )
@@ -155,7 +155,7 @@ def test_mirflickr_labels_follow_names_and_readme_is_no_label(
     naive = os.listdir(mirflickr / "mirflickr25k_annotations_v080")
     assert naive != sorted(naive) and "README.txt" in naive
     source = read_mirflickr(mirflickr)
-    assert source.label_names == tuple(GENERAL) == tuple(sorted(GENERAL))
+    assert source.label_names == GENERAL == tuple(sorted(GENERAL))
 
 
 def test_mirflickr_has_38_labels_on_request(mirflickr: Path) -> None:
@@ -181,6 +181,7 @@ def test_mirflickr_rules_and_raw_tags(mirflickr: Path) -> None:
 def test_mirflickr_finds_annotations_of_every_layout(tmp_path: Path, beside: str) -> None:
     make_mirflickr(tmp_path, beside=beside)
     assert len(read_mirflickr(tmp_path).ids) == 10
+    assert len(read_mirflickr(tmp_path / "mirflickr").ids) == 10
     given = read_mirflickr(tmp_path / "mirflickr", annotations=tmp_path / beside)
     assert len(given.ids) == 10
 
@@ -258,15 +259,15 @@ def test_nus_wide_never_takes_user_tags_for_ground_truth(nus_wide: Path) -> None
     with pytest.raises(DataError, match="user tags"):
         read_nus_wide(nus_wide, labels=nus_wide / "NUS_WID_Tags/AllTags81.txt")
     (nus_wide / "NUS_WID_Tags/AllTags81.txt").unlink()
-    with pytest.raises(DataError, match="Labels_lake_Train.txt is known to disagree"):
+    with pytest.raises(DataError, match=r"Labels_lake_Train.txt is known to disagree"):
         read_nus_wide(nus_wide)
-    with pytest.raises(DataError, match="Labels_lake_Train.txt is known to disagree"):
+    with pytest.raises(DataError, match=r"Labels_lake_Train.txt is known to disagree"):
         read_nus_wide(nus_wide, labels=nus_wide / "Groundtruth/TrainTestLabels")
 
 
 def test_nus_wide_wants_all_81_concepts(nus_wide: Path) -> None:
     (nus_wide / "Groundtruth/AllLabels/Labels_sky.txt").unlink()
-    with pytest.raises(DataError, match="80 files Labels_<concept>.txt, expected 81"):
+    with pytest.raises(DataError, match=r"80 files Labels_<concept>.txt, expected 81"):
         read_nus_wide(nus_wide)
 
 
@@ -317,7 +318,9 @@ def test_nus_wide_all_tags_are_strings_of_the_same_picture(nus_wide: Path) -> No
     assert source.texts[:2] == ("red", "red sky")
     file = nus_wide / "NUS_WID_Tags/All_Tags.txt"
     file.write_text(file.read_text().replace("2124494003 ", "7 "))
-    with pytest.raises(DataError, match=r"All_Tags\.txt:4: expected the tags of picture 2124494003"):
+    with pytest.raises(
+        DataError, match=r"All_Tags\.txt:4: expected the tags of picture 2124494003"
+    ):
         read_nus_wide(nus_wide, texts="all_tags")
 
 
@@ -367,7 +370,7 @@ def test_coco_asks_which_year(tmp_path: Path) -> None:
         read_coco(tmp_path)
     make_coco(tmp_path, year=2014)
     make_coco(tmp_path, year=2017)
-    with pytest.raises(DataError, match="holds both 2014 and 2017.*year=2014"):
+    with pytest.raises(DataError, match=r"holds both 2014 and 2017.*year=2014"):
         read_coco(tmp_path)
     assert read_coco(tmp_path, year=2017).name == "coco2017"
     with pytest.raises(ConfigError, match="year must be 2014 or 2017"):
@@ -381,7 +384,7 @@ def test_coco_pictures_below_images_or_missing(tmp_path: Path) -> None:
         (tmp_path / part).rename(tmp_path / "images" / part)
     assert len(read_coco(tmp_path).ids) == 5
     (tmp_path / "images/val2014/COCO_val2014_000000000073.jpg").unlink()
-    with pytest.raises(DataError, match="1 of 5 pictures are missing.*000000000073"):
+    with pytest.raises(DataError, match=r"1 of 5 pictures are missing.*000000000073"):
         read_coco(tmp_path)
     assert read_coco(tmp_path, skip_bad=True).ids.tolist() == [9, 25, 42, 581929]
 
@@ -393,7 +396,7 @@ def test_coco_damage_is_named(tmp_path: Path) -> None:
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 42]
     content["annotations"][0]["image_id"] = 11
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="captions_val2014.json: annotation .* unknown image 11"):
+    with pytest.raises(DataError, match=r"captions_val2014.json: annotation .* unknown image 11"):
         read_coco(tmp_path)
     skipped = read_coco(tmp_path, skip_bad=True)
     assert skipped.ids.tolist() == [9, 25, 73, 581929] and len(skipped.skipped) == 2

@@ -23,14 +23,17 @@ class ArrayPictures:
     one picture in as many pieces as it has values. The last two blocks are kept.
     """
 
-    def __init__(self, stored: Stored, axis: int, *, transposed: bool | None) -> None:
+    def __init__(
+        self, stored: Stored, axis: int, *, reversed_axes: bool, transposed: bool | None
+    ) -> None:
         """Find out how the array holds pictures.
 
         Args:
             stored: The array.
             axis: Axis of the items.
-            transposed: Whether the first spatial axis of the file is the width; None decides by
-                `stored` (see `stored_transposed`).
+            reversed_axes: Whether the file shows MATLAB's axes in reverse.
+            transposed: Whether the first spatial axis of the file is the width; None decides
+                (see `stored_transposed`).
 
         Raises:
             DataError: no axis holds three channels, or the values are no picture's.
@@ -41,14 +44,16 @@ class ArrayPictures:
         if len(channels) != 1:
             raise DataError(f"{stored}: pictures need exactly one axis of size 3 for RGB")
         rows, columns = (i for i in others if i != channels[0])
-        if stored_transposed(stored, axis, channels[0]) if transposed is None else transposed:
+        if transposed is None:
+            transposed = stored_transposed(axis, channels[0], reversed_axes=reversed_axes)
+        if transposed:
             rows, columns = columns, rows
         self._order = (axis, rows, columns, channels[0])
-        size = int(np.prod([stored.shape[i] for i in others]))
-        self._step = min(_MOST, max(1, _BLOCK // size))
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._scale = self._find_scale()
+        self._scale, width = self._sample()
+        size = int(np.prod([stored.shape[i] for i in others])) * width
+        self._step = min(_MOST, max(1, _BLOCK // size))
 
     def __len__(self) -> int:
         return self._stored.shape[self._axis]
@@ -93,23 +98,23 @@ class ArrayPictures:
             )
         return np.ascontiguousarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
-    def _find_scale(self) -> float:
-        """Return 255 when floats at the start, middle and end lie in 0..1, else 1."""
+    def _sample(self) -> tuple[float, int]:
+        """Return the factor to 0..255, 255 if sampled floats lie in 0..1, and bytes a value."""
         high = 0.0
         for start in sorted({0, len(self) // 2, max(0, len(self) - 8)}):
             raw = self._raw(start, start + 8)
             if raw.dtype.kind != "f":
-                return 1.0
+                return 1.0, raw.dtype.itemsize
             high = max(high, float(np.asarray(raw, dtype=np.float64).max(initial=0)))
-        return 255.0 if high <= 1 else 1.0
+        return (255.0 if high <= 1 else 1.0), raw.dtype.itemsize
 
 
-def stored_transposed(stored: Stored, axis: int, channel: int) -> bool:
+def stored_transposed(axis: int, channel: int, *, reversed_axes: bool) -> bool:
     """Decide whether width comes before height in the file.
 
-    MATLAB holds (H, W, 3, N) and h5py shows it reversed, (N, 3, W, H): this is certain. Every
-    other order is taken as the repositories' loaders use it, height first: INFERRED for
-    (N, 3, a, b) of re-saved files and for (a, b, 3, N) of EQB2A, TA-DCH, FPAD and BMC-SDNU, whose
-    pictures are square, so that no shape contradicts it.
+    MATLAB holds (H, W, 3, N), and where its axes are reversed they read (N, 3, W, H): certain for
+    what MATLAB wrote. Every other order is taken as the repositories' loaders use it, height
+    first: INFERRED for (N, 3, a, b) of re-saved files and for (a, b, 3, N) of EQB2A, TA-DCH, FPAD
+    and BMC-SDNU, whose pictures are square, so that no shape contradicts it.
     """
-    return stored.by_matlab and axis == 0 and channel == 1
+    return reversed_axes and axis == 0 and channel == 1

@@ -166,12 +166,13 @@ def read_bits(
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 block = rest + chunk
-                body = block[: block.rfind(b"\n") + 1].rstrip()
-                if not body:
+                filled_until = len(block[: block.rfind(b"\n") + 1].rstrip())
+                if not filled_until:
                     rest = block
                     continue
-                rest = block[block.index(b"\n", len(body)) + 1 :]
-                values = _parse(body + b"\n", columns, file=file, first=row)
+                end = block.index(b"\n", filled_until) + 1
+                rest = block[end:]  # blank lines at the end wait: they may be the file's last
+                values = _parse(block[:end], columns, file=file, first=row)
                 mine = values[keep[row : row + len(values)].nonzero()[0]]
                 bits[filled : filled + len(mine)] = mine
                 row, filled = row + len(values), filled + len(mine)
@@ -190,6 +191,8 @@ def read_bits(
 def _parse(block: bytes, columns: int, *, file: Path, first: int) -> NDArray[np.uint8]:
     """Parse whole lines."""
     data = np.frombuffer(block, np.uint8)
+    if (fast := _parse_equal_lines(data, columns, length=block.index(b"\n") + 1)) is not None:
+        return fast
     kind = _KIND[data]
     ends = np.flatnonzero(data == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -210,3 +213,28 @@ def _parse(block: bytes, columns: int, *, file: Path, first: int) -> NDArray[np.
         )
     values: NDArray[np.uint8] = data[kind == _DIGIT].reshape(-1, columns) - np.uint8(48)
     return values
+
+
+def _parse_equal_lines(
+    data: NDArray[np.uint8], columns: int, *, length: int
+) -> NDArray[np.uint8] | None:
+    """Parse lines that all look like the first but for their digits; None if they do not."""
+    if length < 2 * columns or data.size % length:
+        return None
+    table = data.reshape(-1, length)
+    digits, between, after = (
+        table[:, 0 : 2 * columns : 2],
+        table[:, 1 : 2 * columns : 2],
+        table[:, 2 * columns :],
+    )
+    spaces = np.concatenate([between[0], after[0]])
+    values: NDArray[np.uint8] = digits - np.uint8(48)  # wraps around below "0"
+    if (
+        values.max() <= 1
+        and (_KIND[spaces] == _SPACE).all()
+        and np.count_nonzero(spaces == 10) == 1
+        and (between == between[0]).all()
+        and (after == after[0]).all()
+    ):
+        return values
+    return None

@@ -56,14 +56,14 @@ def read_mirflickr(
     """
     check_choice("rule", rule, Rule)
     check_choice("texts", texts, TextFiles)
-    root = Path(root)
+    root = Path(root).resolve()
     problems = Problems(skip_bad=skip_bad)
     tags_folder = find(root, ("mirflickr/meta/tags", "meta/tags"), what="MIRFlickr tags")
     base = tags_folder.parent.parent
     vocabulary = find(base, ("doc/common_tags.txt",), what="MIRFlickr vocabulary")
     if annotations is None:
-        beside = (*_ANNOTATIONS, *(f"mirflickr/{name}" for name in _ANNOTATIONS))
-        annotations = find(root, beside, what="MIRFlickr annotations v080")
+        beside = (*_ANNOTATIONS, *(f"{base.name}/{name}" for name in _ANNOTATIONS))
+        annotations = find(base.parent, beside, what="MIRFlickr annotations v080")
     label_files = _label_files(Path(annotations), relevant=relevant_labels)
     column = _read_vocabulary(vocabulary)
 

@@ -1,7 +1,6 @@
 """Packed files that circulate with released code: .mat v5, .mat v7.3 and .h5."""
 
 import hashlib
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,44 +15,21 @@ from hamward.data.readers.array_pictures import ArrayPictures
 from hamward.data.readers.arrays import (
     ItemAxis,
     Stored,
-    count_items,
-    item_axis_of,
-    open_arrays,
     read_bit_rows,
     read_float_rows,
     read_strings,
 )
 from hamward.data.readers.fixed_split import merge_splits
-from hamward.data.readers.lines import Problems, check_choice, read_lines
+from hamward.data.readers.lines import Problems, check_choice
 from hamward.data.readers.located import Missing, locate_pictures
+from hamward.data.readers.packed_layout import gather, item_axes
 from hamward.data.source import Pictures, Source
 from hamward.errors import ConfigError, DataError
 
 __all__ = ["read_packed"]
 
-logger = logging.getLogger(__name__)
-
 _T = TypeVar("_T", bound=np.generic)
 
-_ROLES = {
-    "picture": ("iall", "images", "image", "xall", "fall", "imgs", "index"),
-    "text": ("yall", "tall", "tags", "text", "texts", "caption"),
-    "label": ("lall", "labels", "label", "category"),
-}
-_PARTS = {
-    "query": ("{}_te", "{}query"),
-    "database": ("{}_db", "{}database"),
-    "train": ("{}_tr", "{}train"),
-}
-_SHORT = {"picture": ("i", "img"), "text": ("t", "tag"), "label": ("l", "lab")}
-_PLACE_OF = {key: ("", role) for role, keys in _ROLES.items() for key in keys} | {
-    form.format(short): (part, role)
-    for part, forms in _PARTS.items()
-    for role, shorts in _SHORT.items()
-    for form, short in zip(forms, shorts, strict=True)
-}
-_KEYS = frozenset(_PLACE_OF)
-_SUFFIXES = (".mat", ".h5", ".hdf5")
 _NUMBER = re.compile(r"(?:.*[\\/])?im(\d+)\.jpe?g")
 
 
@@ -100,11 +76,13 @@ def read_packed(
         check_choice("item_axis", item_axis, ItemAxis)
     root = Path(root)
     problems = Problems(skip_bad=skip_bad)
-    found = _gather(root)
+    found = gather(root)
     if items is not None and "" not in found:
         raise ConfigError("items can not be stated for files with splits, which differ in size")
-    options = _Options(items=items, axis=item_axis, transposed=transposed)
-    parts = {part: _read_part(kinds, options) for part, kinds in found.items()}
+    axes = item_axes(found, items=items, axis=item_axis)
+    parts = {
+        part: _read_part(kinds, axes[part], transposed=transposed) for part, kinds in found.items()
+    }
     order, split = [("", row) for row in range(len(parts[""].labels))] if "" in parts else [], None
     if "" not in parts:
         order, split = merge_splits(
@@ -143,13 +121,6 @@ def read_packed(
         | {f"rows of {part}": len(mine.labels) for part, mine in parts.items() if part},
         skipped=tuple(problems.skipped),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    items: int | None
-    axis: ItemAxis | None
-    transposed: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -198,73 +169,10 @@ class _Chosen:
         return pictures.read(row)
 
 
-def _gather(root: Path) -> dict[str, dict[str, Stored]]:
-    """Return the arrays by split ("" without splits) and by kind.
-
-    Raises:
-        DataError: no file, a kind twice, or files with and without splits.
-    """
-    if root.is_dir():
-        files = [f for pattern in ("*", "*/*") for s in _SUFFIXES for f in root.glob(pattern + s)]
-        captions = [file for file in (root / "caption.txt",) if file.is_file()]
-    else:
-        files, captions = [root], []
-    if not all(file.is_file() for file in files) or not files:
-        raise DataError(f"{root}: no such file, or a folder without {', '.join(_SUFFIXES)} files")
-    arrays = [stored for file in sorted(files) for stored in open_arrays(file, _KEYS)]
-    arrays += [_of_lines(file) for file in captions]
-    found: dict[str, dict[str, Stored]] = {}
-    for stored in arrays:
-        part, role = _PLACE_OF[stored.key.casefold()]
-        kinds = found.setdefault(part, {})
-        kind = _kind(role, stored)
-        if kind in kinds:
-            raise DataError(
-                f"{root}: both {kinds[kind]} and {stored} hold {kind}; give the file itself, or a "
-                "folder with one set"
-            )
-        kinds[kind] = stored
-    if not found or ("" in found and len(found) > 1):
-        state = "files with and without splits" if found else "no known array"
-        raise DataError(
-            f"{root}: {state} in {', '.join(f.name for f in sorted(files))}; known names are "
-            f"{', '.join(sorted(_KEYS))}, in any case of letters"
-        )
-    return {part: found[part] for part in ("", *_PARTS) if part in found}
-
-
-def _of_lines(file: Path) -> Stored:
-    lines = np.array(read_lines(file), dtype=object)
-    return Stored(
-        file=file, key="caption", shape=lines.shape, strings=True, by_matlab=False, value=lines
-    )
-
-
-def _kind(role: str, stored: Stored) -> str:
-    axes = len(stored.shape)
-    if stored.strings and role != "label":
-        return {"picture": "names", "text": "captions"}[role]
-    if role == "picture" and axes == 4:
-        return "pictures"
-    if axes == 2:
-        return {"picture": "features", "text": "bag", "label": "label"}[role]
-    raise DataError(
-        f"{stored}: a {role} must have 2 axes{' (features), 4' * (role == 'picture')}"
-        f"{' or be strings' * (role != 'label')}"
-    )
-
-
-def _read_part(kinds: Mapping[str, Stored], options: _Options) -> _Part:
-    for wanted in (("label",), ("bag", "captions"), ("pictures", "features", "names")):
-        if not kinds.keys() & set(wanted):
-            raise DataError(
-                f"no {' or '.join(wanted)} found, only {', '.join(map(str, kinds.values()))}"
-            )
-    n = count_items(kinds, options.items)
-    axis = {kind: item_axis_of(stored, n, options.axis) for kind, stored in kinds.items()}
-    logger.info(
-        "%d items: %s", n, ", ".join(f"axis {axis[kind]} of {s}" for kind, s in kinds.items())
-    )
+def _read_part(
+    kinds: Mapping[str, Stored], axis: Mapping[str, int], *, transposed: bool | None
+) -> _Part:
+    n = kinds["label"].shape[axis["label"]]
 
     def bits(kind: str, *, counts_allowed: bool) -> NDArray[np.uint8] | None:
         if kind not in kinds:
@@ -284,10 +192,26 @@ def _read_part(kinds: Mapping[str, Stored], options: _Options) -> _Part:
         if "features" in kinds
         else None,
         names=strings("names", joint="/"),
-        pictures=ArrayPictures(kinds["pictures"], axis["pictures"], transposed=options.transposed)
+        pictures=ArrayPictures(
+            kinds["pictures"],
+            axis["pictures"],
+            reversed_axes=_reversed_axes(kinds, axis),
+            transposed=transposed,
+        )
         if "pictures" in kinds
         else None,
     )
+
+
+def _reversed_axes(kinds: Mapping[str, Stored], axis: Mapping[str, int]) -> bool:
+    """Say whether the pictures' file shows MATLAB's axes in reverse.
+
+    MATLAB marks what it writes; without its mark (a file that went through another program),
+    labels (C, N) in the same HDF5 file say so: INFERRED.
+    """
+    pictures, label = kinds["pictures"], kinds["label"]
+    together = pictures.file == label.file and pictures.value is None
+    return pictures.by_matlab or (together and axis["label"] == 1)
 
 
 def _select(parts: Mapping[str, _Part], order: list[tuple[str, int]]) -> _Part:
