@@ -111,6 +111,8 @@ def load_data(name: str, **options: Any) -> RetrievalData:
     """
     if name not in DATASETS:
         folder = find_prepared(name)
+        if folder is None and Path(name).is_dir():
+            folder = Path(name)  # opening it says what is missing
         if folder is None:
             raise unknown_name("data set", name, [*DATASETS, *prepared_sets()])
         data = open_prepared(folder)

@@ -28,7 +28,7 @@ from hamward.data.prepared import (
 )
 from hamward.data.protocols import PROTOCOLS, split_source
 from hamward.data.retrieval_data import RetrievalData
-from hamward.data.selecting import drop_items, keep_items
+from hamward.data.selecting import drop_items, keep_items, picture_name
 from hamward.data.source import PictureFiles, Pictures, Skipped, Source
 from hamward.data.split import SPLIT_NAMES, Split, split_digest
 from hamward.data.storing import compact_pictures, write_array, write_items, write_skipped
@@ -241,8 +241,8 @@ def _finish(
         compact_pictures(array_file(out, "images"), kept)
         hashes = tuple(hashes[i] for i in kept)
         bad = tuple(
-            Skipped(file=reason.partition(": ")[0], line=None, reason=reason)
-            for _, reason in sorted(made.bad.items())
+            Skipped(file=picture_name(pictures, i) or source.name, line=None, reason=reason)
+            for i, reason in sorted(made.bad.items())
         )
         source = replace(keep_items(source, kept), skipped=(*source.skipped, *bad))
         pictures = source.pictures
