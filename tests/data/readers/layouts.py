@@ -71,13 +71,13 @@ def make_mirflickr(root: Path, *, beside: str = "mirflickr25k_annotations_v080")
         write(folder / f"{name}_r1.txt", "5\r\n")
 
 
-NUS_CONCEPTS = ["lake", "sky", *(f"concept{i:02d}" for i in range(79))]
+NUS_CONCEPTS = ["lake", "sky", *(f"concept{i:02d}" for i in reversed(range(79)))]
 NUS_ROWS = 40
 NUS_WORDS = tuple(f"word{i}" for i in range(10))
 
 
 def nus_labels() -> dict[str, np.ndarray]:
-    """concept00 has most items; 'sky' and 'lake' come last, in rows 38 and 39 alone."""
+    """concept78 has most items, then concept77; 'sky' and 'lake' have one, row 38 and 39."""
     labels = {
         name: (np.arange(NUS_ROWS) < max(0, 36 - i)).astype(int)
         for i, name in enumerate(NUS_CONCEPTS[2:])

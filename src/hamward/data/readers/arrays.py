@@ -38,7 +38,7 @@ class Stored:
     Attributes:
         file: The file.
         key: Its name there.
-        shape: Its shape as the library shows it; for strings without axes of size 1.
+        shape: Its shape as the library shows it.
         strings: Whether it holds strings.
         by_matlab: Whether MATLAB wrote it as v7.3, so that the axes are reversed.
         value: The array itself for v5 files; None for HDF5, which is read in parts.
@@ -113,13 +113,11 @@ def _of_dataset(file: Path, key: str, dataset: Any) -> Stored:
             f"{file}: {key} is a character matrix in a v7.3 file, which is not supported; save "
             "it as a cell array, or the file as v5"
         )
-    strings = dataset.dtype.kind in "SO"
-    shape = tuple(int(size) for size in dataset.shape)
     return Stored(
         file=file,
         key=key,
-        shape=_squeezed(shape) if strings else shape,
-        strings=strings,
+        shape=tuple(int(size) for size in dataset.shape),
+        strings=dataset.dtype.kind in "SO",
         by_matlab=bool(kind),
     )
 
@@ -127,16 +125,14 @@ def _of_dataset(file: Path, key: str, dataset: Any) -> Stored:
 def _of_value(file: Path, key: str, value: Any) -> Stored:
     if hasattr(value, "toarray"):  # sparse
         value = value.toarray()
-    strings = value.dtype.kind in "UO"
-    if strings:
-        value = value.reshape(_squeezed(value.shape))
     return Stored(
-        file=file, key=key, shape=value.shape, strings=strings, by_matlab=False, value=value
+        file=file,
+        key=key,
+        shape=value.shape,
+        strings=value.dtype.kind in "UO",
+        by_matlab=False,
+        value=value,
     )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1) or (1,)
 
 
 def read_strings(stored: Stored, axis: int, *, joint: str) -> list[str]:
@@ -157,7 +153,7 @@ def read_strings(stored: Stored, axis: int, *, joint: str) -> list[str]:
                     return "".join(map(chr, units)).strip()
                 return _text(cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell)
 
-            values = np.asarray(file[stored.key][()]).reshape(stored.shape)
+            values = np.asarray(file[stored.key][()])
             return _joined(values, axis, joint, text)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{stored.file}: cannot read {stored.key} ({error})") from error
@@ -176,7 +172,7 @@ def _text(cell: Any) -> str:
 
 
 def count_items(arrays: Mapping[str, Stored], items: int | None) -> int:
-    """Return the one size that all arrays have.
+    """Return the one size above 1 that all arrays have.
 
     Args:
         arrays: At least two arrays by what they are, such as "labels".
@@ -186,7 +182,7 @@ def count_items(arrays: Mapping[str, Stored], items: int | None) -> int:
         DataError: no size is common to all, or several are and `items` is None.
     """
     shapes = ", ".join(f"{what}: {stored}" for what, stored in arrays.items())
-    sizes = sorted(set.intersection(*(set(stored.shape) for stored in arrays.values())))
+    sizes = sorted(set.intersection(*(set(stored.shape) for stored in arrays.values())) - {1})
     if items is not None:
         if items not in sizes:
             raise DataError(f"items={items} is no axis of every array; {shapes}")

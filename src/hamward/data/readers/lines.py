@@ -232,7 +232,6 @@ def _parse_equal_lines(
     if (
         values.max() <= 1
         and (_KIND[spaces] == _SPACE).all()
-        and np.count_nonzero(spaces == 10) == 1
         and (between == between[0]).all()
         and (after == after[0]).all()
     ):
