@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -438,15 +439,22 @@ def test_threads_read_the_same_pictures_in_any_order(
     eqb2a(tmp_path)
     pictures = read_packed(tmp_path).pictures
     assert pictures is not None
-    order = np.random.default_rng(0).permutation(np.arange(ITEMS).repeat(20)).tolist()
+    load = array_pictures.ArrayPictures._load
+    inside = threading.Semaphore(1)
+
+    def watched(self: array_pictures.ArrayPictures, number: int) -> np.ndarray:
+        assert inside.acquire(blocking=False), "two threads load blocks at once"
+        time.sleep(0.001)
+        try:
+            return load(self, number)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(array_pictures.ArrayPictures, "_load", watched)
+    order = np.random.default_rng(0).permutation(np.arange(ITEMS).repeat(6)).tolist()
     barrier = threading.Barrier(4)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4, initializer=barrier.wait) as pool:
-            found = list(pool.map(lambda i: number_of(pictures.read(i)), order))
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(4, initializer=barrier.wait) as pool:
+        found = list(pool.map(lambda i: number_of(pictures.read(i)), order))
     assert found == order
 
 

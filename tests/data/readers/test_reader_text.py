@@ -97,7 +97,7 @@ def test_bits_come_back_whatever_the_blocks(shape, end, space, tail, chunk, seed
         ("0 1\n1 1\n1 -1\n", r"m\.txt:3: only 0 and 1 are allowed, found '-'"),
         ("0 1\n1 1\n10 1\n", r"m\.txt:3: values must be single digits"),
         ("0 1\n0x1\n1 1\n", r"m\.txt:2: only 0 and 1 are allowed, found 'x'"),
-        ("0 1 \n1 1x\n1 1 \n", r"m\.txt:2: only 0 and 1 are allowed, found 'x'"),
+        ("0 1  \n1 1 x\n1 1  \n", r"m\.txt:2: only 0 and 1 are allowed, found 'x'"),
         ("0 1\n011\n1 1\n", r"m\.txt:2: values must be single digits"),
         ("0 1\n1 1 1\n1 1\n", r"m\.txt:2: expected 2 values 0 or 1, found 3"),
         ("0 1\n\n1 1\n0 0\n", r"m\.txt:2: expected 2 values 0 or 1, found 0"),
