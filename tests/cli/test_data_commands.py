@@ -89,7 +89,7 @@ def test_skipping_writes_the_list(root, tmp_path, capsys):
 def test_mistakes_are_explained(root, tmp_path, capsys):
     for arguments, message in (
         (["foldr", "--root", root], "unknown importer 'foldr': did you mean 'folder'"),
-        (["folder", "--root", tmp_path / "no"], "no such folder; folder needs pictures and one"),
+        (["folder", "--root", tmp_path / "no"], "no such file or folder; folder needs pictures"),
         (
             ["folder", "--root", root, "--text", "x"],
             "unknown key 'folder: text': known: group_column",
@@ -116,3 +116,13 @@ def test_fetch_names_archives_and_downloads_nothing(capsys):
     assert "--separator" in capsys.readouterr().out
     assert run("data", "fetch", "mirflick") == 2
     assert run("data", "check", "openclipart28") == 2
+
+
+def test_every_reader_has_a_command_and_every_command_a_reader():
+    from hamward.data import IMPORTERS
+    from hamward.data.readers import READERS
+
+    assert set(IMPORTERS) == {*READERS, "folder"}
+    for name, entry in IMPORTERS.items():
+        assert entry.reader is (READERS[name].read if name in READERS else entry.reader)
+        assert "skip_bad" not in entry.options

@@ -28,10 +28,11 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
     Keys:
         name, digest, split_digest, protocol, items, splits: What it is.
         copies: "items" that have an exact copy (equal stored pixels) elsewhere in the set,
-            "queries" that have one among the searched or training items, and "pairs" of ids.
+            "queries" that have one among the searched or training items, and the first "pairs"
+            of ids.
         near_copies: "queries" with a searched or training item whose 16 x 16 thumbnail differs
             by less than `NEAR` levels (root mean square), exact copies included; flat drawings
-            on white can be near without being alike. "pairs" of ids.
+            on white can be near without being alike. The first "pairs" of ids.
         groups_on_both_sides: Groups with queries and searched or training items; None without
             groups.
         labels: "without_query", "without_train", "without_database": label names;
@@ -49,9 +50,10 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
     others = np.unique(np.concatenate([data.split[n] for n in SPLIT_NAMES if n != "query"]))
     hashes, thumbnails = _read_pictures(data, progress)
     exact = _copies(hashes)
-    crossing = [
-        (int(q), int(o)) for q in query for o in exact.get(hashes[q], ()) if _in(others, int(o))
-    ]
+    answering = np.zeros(len(data), dtype=bool)
+    answering[others] = True
+    first = {h: next((p for p in found if answering[p]), None) for h, found in exact.items()}
+    crossing = [(int(q), other) for q in query if (other := first.get(hashes[q])) is not None]
     near = _near_pairs(thumbnails, query, others)
     wordless = data.bags.max(1, initial=0) == 0
     relevant = relevant_counts(data.labels[query], data.labels[data.split.database])
@@ -143,11 +145,6 @@ def _copied_texts(data: RetrievalData, query: NDArray[np.int64], others: NDArray
     texts = list(data.texts)
     known = {texts[i] for i in others if texts[i].strip()}
     return sum(texts[i] in known for i in query)
-
-
-def _in(positions: NDArray[np.int64], position: int) -> bool:
-    i = int(np.searchsorted(positions, position))
-    return i < len(positions) and int(positions[i]) == position
 
 
 def _ids(data: RetrievalData, pairs: list[tuple[int, int]]) -> list[list[int]]:

@@ -71,7 +71,7 @@ def read_source(
 
     Args:
         name: A key of `IMPORTERS`.
-        root: Where the files are.
+        root: Where the files are; a folder, or a packed file.
         options: Options of the reader, as plain values.
         skip_bad: Leave out what is bad instead of refusing the set.
 
@@ -82,10 +82,10 @@ def read_source(
     """
     if name not in IMPORTERS:
         raise unknown_name("importer", name, IMPORTERS)
-    if not root.is_dir():
+    if not root.exists():
         raise DataError(
-            f"{root}: no such folder; {name} needs {IMPORTERS[name].layout} (see `hamward data "
-            f"fetch {name}`)"
+            f"{root}: no such file or folder; {name} needs {IMPORTERS[name].layout} (see "
+            f"`hamward data fetch {name}`)"
         )
     source: Source = call_with(
         IMPORTERS[name].reader,

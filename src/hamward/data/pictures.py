@@ -43,7 +43,7 @@ def open_picture(content: bytes, *, at_least: int = 0, upright: bool = False) ->
 
 
 def square(picture: Image.Image, side: int) -> NDArray[np.uint8]:
-    """Resize the shorter side and cut out the middle, uint8 (3, side, side).
+    """Resize the shorter side and cut out the middle, uint8 (3, side, side), a strided view.
 
     Bicubic, which Pillow antialiases, in one step: the box is the largest square in the middle.
     """
@@ -53,4 +53,4 @@ def square(picture: Image.Image, side: int) -> NDArray[np.uint8]:
     small = picture.resize(
         (side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)
     )
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+    return np.asarray(small).transpose(2, 0, 1)

@@ -125,9 +125,7 @@ def _task(
     entry: Protocol, source: Source, *, queries: int | None, train: int | None, seed: int
 ) -> _Task:
     size = len(source.ids)
-    known = next(
-        (pair for name, pair in entry.counts.items() if source.name.startswith(name)), None
-    )
+    known = next((pair for name, pair in entry.counts.items() if _is(source, name)), None)
     if known is None and entry.name == "random":
         asking = queries or min(2000, max(size // 10, 1))
         known = (asking, min(10_000, max((size - asking) // 2, 1)))
@@ -183,6 +181,12 @@ def _check_groups(entry: Protocol, source: Source, query: Positions, others: Pos
         )
 
 
+def _is(source: Source, family: str) -> bool:
+    """Whether a source is of a family of sets; packed files go by other names than archives."""
+    other = {"mirflickr": ("flickr-25k", "flickr25k"), "coco": ("ms-coco", "mscoco")}
+    return source.name.lower().startswith((family, *other.get(family, ())))
+
+
 def _first(task: _Task) -> _Parts:
     rows = np.arange(task.size, dtype=np.int64)
     query, rest = rows[: task.queries], rows[task.queries :]
@@ -190,7 +194,7 @@ def _first(task: _Task) -> _Parts:
 
 
 def _dadh(task: _Task) -> _Parts:
-    if task.source.name.startswith("nus-wide"):
+    if _is(task.source, "nus-wide"):
         return _first(task)
     rows = np.arange(task.size, dtype=np.int64)
     rest = rows[: task.size - task.queries]
@@ -218,7 +222,7 @@ def _per_label(task: _Task) -> _Parts:
 
     def choose(size: int) -> Positions:
         columns = task.source.labels.shape[1]
-        twice = task.source.name.startswith("mirflickr")  # 160 + 80 * 23: the first counts double
+        twice = _is(task.source, "mirflickr")  # 160 + 80 * 23: the first counts double
         share = size // max(columns + twice, 1)
         taken: list[int] = []
         for label in range(columns):
@@ -236,7 +240,7 @@ def _per_label(task: _Task) -> _Parts:
 
 
 def _deephash(task: _Task) -> _Parts:
-    if task.source.name.startswith("nus-wide"):
+    if _is(task.source, "nus-wide"):
         return _per_label(task)
     query, learned, rest = _random(task)
     return query, learned, np.setdiff1d(rest, learned)
