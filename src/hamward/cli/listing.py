@@ -77,7 +77,8 @@ def show_data(name: str, *, picture: Path | None, seed: int, options: Mapping[st
 
 
 def _show_data_sets(console: Console) -> None:
-    from hamward.data import DATASETS
+    from hamward.data import DATASETS, IMPORTERS
+    from hamward.data.prepared import prepared_sets, read_manifest
 
     table = Table("name", "what", "source", "license", "shipped", title="data")
     for entry in DATASETS.values():
@@ -85,6 +86,18 @@ def _show_data_sets(console: Console) -> None:
             entry.name, entry.summary, entry.source, entry.license, "yes" if entry.shipped else "no"
         )
     console.print(table)
+    table = Table("name", "what", "citation", title="made with `hamward data prepare NAME`")
+    for importer in IMPORTERS.values():
+        table.add_row(importer.name, importer.summary, importer.citation)
+    console.print(table)
+    prepared = prepared_sets()
+    if prepared:
+        table = Table("name", "items", "protocol", "folder", title="prepared")
+        for name, folder in prepared.items():
+            manifest = read_manifest(folder)
+            protocol = manifest["protocol"]["name"]
+            table.add_row(name, f"{manifest['items']:,}", protocol, str(folder))
+        console.print(table)
 
 
 def _show_methods(console: Console, kind: str, table: Mapping[str, Entry[Any]]) -> None:

@@ -5,16 +5,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hamward.data.split import SPLIT_NAMES
 from hamward.errors import DataError
 
 if TYPE_CHECKING:
     from hamward.data.retrieval_data import RetrievalData
 
-__all__ = ["check_items"]
+__all__ = ["check_shapes", "check_values"]
 
 
-def check_items(data: "RetrievalData") -> None:
-    """Check shapes, types, values and positions.
+def check_shapes(data: "RetrievalData") -> None:
+    """Check shapes, types, names and positions, without reading the items.
 
     Raises:
         DataError: the first thing that does not hold, with the value seen.
@@ -36,6 +37,19 @@ def check_items(data: "RetrievalData") -> None:
         if len(set(values)) != len(values):
             twice = sorted({value for value in values if values.count(value) > 1})
             raise DataError(f"{name} must be distinct, these occur twice: {twice[:5]}")
+    used = [part for part in map(data.split.__getitem__, SPLIT_NAMES) if len(part)]
+    last = max(int(part[-1]) for part in used)
+    first = min(int(part[0]) for part in used)
+    if first < 0 or last >= n:
+        raise DataError(f"split positions must be in [0, {n}), found {first}..{last}")
+
+
+def check_values(data: "RetrievalData") -> None:
+    """Check what can only be seen by reading all items.
+
+    Raises:
+        DataError: the first thing that does not hold, with the value seen.
+    """
     for name, array in (("bags", data.bags), ("labels", data.labels)):
         if array.size and array.max() > 1:
             raise DataError(f"{name} must hold 0 and 1 only, found {int(array.max())}")
@@ -51,10 +65,6 @@ def check_items(data: "RetrievalData") -> None:
             f"{bare.size} items have no label, first ids {bare[:5].tolist()}: drop them, because "
             "nothing can be relevant to them"
         )
-    last = max(int(data.split.query[-1]), int(data.split.database[-1]))
-    first = min(int(data.split.query[0]), int(data.split.database[0]))
-    if first < 0 or last >= n:
-        raise DataError(f"split positions must be in [0, {n}), found {first}..{last}")
 
 
 def _check_array(

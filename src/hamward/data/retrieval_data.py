@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hamward.data.chance import expected_average_precision, relevant_counts
-from hamward.data.invariants import check_items
-from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, thin
+from hamward.data.invariants import check_shapes, check_values
+from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, split_digest, thin
 from hamward.errors import ConfigError, DataError
 from hamward.types import Batch, Direction, Modality, modalities_of
 
-__all__ = ["RetrievalData"]
+__all__ = ["RetrievalData", "content_digest"]
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +41,31 @@ class RetrievalData:
         groups: int64 (n,) groups of look-alikes, or None.
         sources: Where each item comes from, or None.
         creators: Who made each item, or None.
+        protocol: Rule that made the split, with its seed, or None.
         digest: sha256 over all that decides results (images, bags, texts, labels, ids, split).
-            Computed when empty; an importer of a huge set may hand in a recorded one.
+            Computed when empty. A recorded one says that the values were checked when it was
+            made, so that a huge memory-mapped set opens without being read.
     """
 
     name: str
     images: NDArray[np.uint8]
     bags: NDArray[np.uint8]
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     labels: NDArray[np.uint8]
     words: tuple[str, ...]
     label_names: tuple[str, ...]
     ids: NDArray[np.int64]
     split: Split
     groups: NDArray[np.int64] | None = None
-    sources: tuple[str, ...] | None = None
-    creators: tuple[str, ...] | None = None
+    sources: Sequence[str] | None = None
+    creators: Sequence[str] | None = None
+    protocol: str | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
-        check_items(self)
+        check_shapes(self)
+        if not self.digest:
+            check_values(self)
         for name in ("images", "bags", "labels", "ids", "groups"):
             array = getattr(self, name)
             if array is not None:
@@ -81,6 +86,11 @@ class RetrievalData:
     def image_side(self) -> int:
         """Side S of the square pictures."""
         return int(self.images.shape[-1])
+
+    @property
+    def split_digest(self) -> str:
+        """sha256 over which ids are in which split."""
+        return split_digest(self.split, self.ids)
 
     def array(self, modality: Modality) -> NDArray[np.uint8]:
         """Return all items of a modality as stored: `images` or `bags`."""
@@ -164,27 +174,40 @@ class RetrievalData:
 
         Args:
             queries: At most this many queries.
-            database: At most this many database items; train and validation shrink with it.
+            database: At most this many database items; train and validation shrink with it,
+                if they are searched.
             train: At most this many of the remaining training items; the others stay in the
                 database.
+
+        Memory-mapped pictures stay on disk: with them, the items are all kept and only the split
+        gets smaller.
         """
         for name, value in (("queries", queries), ("database", database), ("train", train)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         searched = thin(self.split.database, database)
+        learned = [self.split.train, self.split.validation]
+        if self.split.searched_train:
+            learned = [np.intersect1d(part, searched) for part in learned]
         split = Split(
             query=thin(self.split.query, queries),
             database=searched,
-            train=thin(np.intersect1d(self.split.train, searched), train),
-            validation=np.intersect1d(self.split.validation, searched),
+            train=thin(learned[0], train),
+            validation=learned[1],
+            searched_train=self.split.searched_train,
         )
-        return self._select(np.union1d(split.query, split.database), split)
+        if isinstance(self.images, np.memmap):
+            whole = split_digest(split, self.ids) == self.split_digest
+            derived = hashlib.sha256(f"{self.digest} {split_digest(split, self.ids)}".encode())
+            return replace(self, split=split, digest=self.digest if whole else derived.hexdigest())
+        kept = np.concatenate([split.query, split.database, split.train, split.validation])
+        return self._select(np.unique(kept), split)
 
     def _select(self, kept: NDArray[np.int64], split: Split) -> "RetrievalData":
         def renumber(positions: NDArray[np.int64]) -> NDArray[np.int64]:
             return np.flatnonzero(np.isin(kept, positions)).astype(np.int64)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: Sequence[str]) -> tuple[str, ...]:
             return tuple(values[i] for i in kept)
 
         return replace(
@@ -199,6 +222,7 @@ class RetrievalData:
                 database=renumber(split.database),
                 train=renumber(split.train),
                 validation=renumber(split.validation),
+                searched_train=split.searched_train,
             ),
             groups=None if self.groups is None else self.groups[kept],
             sources=None if self.sources is None else pick(self.sources),
@@ -211,14 +235,34 @@ class RetrievalData:
         return relevant_counts(self.labels[asking], self.labels[self.split.database])
 
 
-def _digest(data: RetrievalData) -> str:
+def content_digest(
+    arrays: Iterable[tuple[str, str, tuple[int, ...], Iterable[Any]]], texts: Iterable[str]
+) -> str:
+    """Hash arrays, given as (name, dtype, shape, buffers of their bytes), and texts.
+
+    A set has one digest however it is stored: the arrays are images, bags, labels, ids and the
+    splits in the order of `SPLIT_NAMES`.
+    """
     sha = hashlib.sha256()
+    for name, kind, shape, buffers in arrays:
+        sha.update(f"{name} {kind} {shape}\n".encode())
+        for buffer in buffers:
+            sha.update(buffer)
+    for number, text in enumerate(texts):
+        sha.update(("\n" if number else "").encode() + text.encode())
+    return sha.hexdigest()
+
+
+def _digest(data: RetrievalData) -> str:
     arrays: dict[str, NDArray[Any]]
     arrays = {"images": data.images, "bags": data.bags, "labels": data.labels, "ids": data.ids}
     arrays |= {name: data.split[name] for name in SPLIT_NAMES}
-    for name, array in arrays.items():
-        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
-            sha.update(np.ascontiguousarray(array[start : start + 1024]).data)
-    sha.update("\n".join(data.texts).encode())
-    return sha.hexdigest()
+    return content_digest(
+        ((name, array.dtype.str, array.shape, _buffers(array)) for name, array in arrays.items()),
+        data.texts,
+    )
+
+
+def _buffers(array: NDArray[Any]) -> Iterator[Any]:
+    for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
+        yield np.ascontiguousarray(array[start : start + 1024]).data

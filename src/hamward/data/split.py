@@ -1,7 +1,8 @@
 """Which items ask, which are searched, which are learned from."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from hamward.errors import ConfigError, DataError
 from hamward.random import permutation
 
-__all__ = ["SPLIT_NAMES", "Split", "SplitName", "carve_groups", "thin"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Split",
+    "SplitName",
+    "carve_groups",
+    "split_digest",
+    "take_groups",
+    "thin",
+]
 
 SplitName = Literal["query", "database", "train", "validation"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -25,23 +34,30 @@ class Split:
         database: Items that are searched. As in the field, it includes train and validation.
         train: Items to learn from, without the validation items.
         validation: Items held out of train to choose settings.
+        searched_train: Whether train and validation lie in the database; else none of their items
+            does, which is what DeepHash's MIRFlickr protocol asks for.
     """
 
     query: NDArray[np.int64]
     database: NDArray[np.int64]
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
+    searched_train: bool = True
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            positions = getattr(self, field.name)
-            _check_positions(field.name, positions)
+        for name in SPLIT_NAMES:
+            positions = getattr(self, name)
+            _check_positions(name, positions)
             view = positions.view()
             view.flags.writeable = False
-            object.__setattr__(self, field.name, view)
+            object.__setattr__(self, name, view)
         _check_disjoint("query", self.query, "database", self.database)
         _check_disjoint("train", self.train, "validation", self.validation)
         for name in ("train", "validation"):
+            if not self.searched_train:
+                _check_disjoint(name, getattr(self, name), "query", self.query)
+                _check_disjoint(name, getattr(self, name), "database", self.database)
+                continue
             outside = np.setdiff1d(getattr(self, name), self.database)
             if outside.size:
                 raise DataError(
@@ -80,21 +96,34 @@ def carve_groups(
     Raises:
         ConfigError: the groups, taken in that order, do not add up to exactly `size`.
     """
+    taken = take_groups(candidates, groups, size=size, seed=seed, stream="validation groups")
+    if len(taken) < size:
+        raise ConfigError(
+            f"cannot carve {size} validation items in whole groups: {len(taken)} of "
+            f"{len(candidates)} training items fit; ask for fewer"
+        )
+    return taken
+
+
+def take_groups(
+    candidates: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    *,
+    size: int,
+    seed: int,
+    stream: str,
+) -> NDArray[np.int64]:
+    """Choose at most `size` candidates as `carve_groups` does; fewer where no group fits."""
     chosen = np.zeros(len(groups), dtype=bool)
     chosen[candidates] = True
     names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     whole = np.bincount(inverse, weights=chosen, minlength=len(names)) == counts
     left = size
     taken = np.zeros(len(names), dtype=bool)
-    for group in permutation(len(names), seed=seed, stream="validation groups").tolist():
+    for group in permutation(len(names), seed=seed, stream=stream).tolist():
         if whole[group] and counts[group] <= left:
             taken[group] = True
             left -= int(counts[group])
-    if left:
-        raise ConfigError(
-            f"cannot carve {size} validation items in whole groups: {size - left} of "
-            f"{len(candidates)} training items fit; ask for fewer"
-        )
     return np.flatnonzero(taken[inverse]).astype(np.int64)
 
 
@@ -123,6 +152,16 @@ def as_positions(positions: ArrayLike | Sequence[int], *, size: int) -> NDArray[
             f"positions must be in [0, {size}), got {int(array.min())}..{int(array.max())}"
         )
     return array.astype(np.int64, copy=False)
+
+
+def split_digest(split: Split, ids: NDArray[np.int64]) -> str:
+    """Return a sha256 over which ids are in which split: equal for equal splits of one set."""
+    sha = hashlib.sha256(f"searched_train {split.searched_train}\n".encode())
+    for name in SPLIT_NAMES:
+        mine = np.sort(ids[split[name]]).astype("<i8")
+        sha.update(f"{name} {len(mine)}\n".encode())
+        sha.update(mine.data)
+    return sha.hexdigest()
 
 
 def _check_positions(name: str, positions: NDArray[np.int64]) -> None:

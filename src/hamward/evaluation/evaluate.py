@@ -155,6 +155,7 @@ def _protocol(
     return {
         "data": data.name,
         "data_digest": data.digest,
+        "split": {"protocol": data.protocol, "digest": data.split_digest},
         "queries": len(data.split.query),
         "database": len(data.split.database),
         "relevance": "share at least one label",

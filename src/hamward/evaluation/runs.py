@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hamward.artifacts import RunFolder, write_table
 from hamward.attacks import ATTACKS, Attack
 from hamward.config import call_with, from_mapping, to_mapping
@@ -346,6 +348,12 @@ def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
     if _items_digest(data) != facts["items_digest"]:
         raise ArtifactError(
             f"{folder}: trained with another vocabulary or split than {facts['data']} has now"
+        )
+    # Decoders differ a little between versions, but a prepared set is the same bytes everywhere.
+    if isinstance(data.images, np.memmap) and data.digest != facts["data_digest"]:
+        raise ArtifactError(
+            f"{folder}: trained on {facts['data_digest'][:12]}, but {facts['data']} is "
+            f"{data.digest[:12]} now: its queries may be among the items it was trained on"
         )
     return data
 
