@@ -44,8 +44,8 @@ class DemoConfig:
     epochs: int = 12
     extra_epochs: int = 6
     steps: int = 10
-    cmla_steps: int = 30
-    eps: tuple[int, ...] = (1, 2, 4, 8)
+    cmla_steps: int = 20
+    eps: tuple[int, ...] = (2, 4, 8)
     queries: int | None = None
     seed: int = 0
 

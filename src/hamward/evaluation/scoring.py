@@ -43,11 +43,7 @@ def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]
     Tie-aware MAP over the whole ranking, i2t and t2i; "select" is their mean. Queries and
     the rest of the database are not looked at.
     """
-    codes = {
-        modality: encode(model, data, modality, data.positions("validation", modality))
-        for modality in model.modalities
-    }
-    scores = _across(model, data, codes)
+    scores = _clean(model, data, _train_codes(model, data))
     return {**scores, "select": sum(scores.values()) / len(scores)}
 
 
@@ -66,8 +62,8 @@ def robust_validation_scores(
     Returns:
         i2t, t2i, attacked_i2t and attacked_t2i (for the attacked modalities), select.
     """
-    clean = validation_scores(model, data)
-    clean.pop("select")
+    train = _train_codes(model, data)
+    clean = _clean(model, data, train)
     victim = Victim(model=model, low_precision=True)
     codes = {}
     for modality in modalities:
@@ -81,24 +77,37 @@ def robust_validation_scores(
         )
         device = next(model.parameters()).device
         codes[modality] = victim.codes(modality, made.stored.to(device)).cpu()
-    attacked = {f"attacked_{k}": v for k, v in _across(model, data, codes).items()}
+    attacked = {f"attacked_{k}": v for k, v in _across(data, codes, train).items()}
     scores = {**clean, **attacked}
     return {**scores, "select": sum(scores.values()) / len(scores)}
 
 
+def _train_codes(model: HashModel, data: RetrievalData) -> dict[Modality, Tensor]:
+    return {modality: encode(model, data, modality, data.split.train) for modality in _OTHER}
+
+
+def _clean(
+    model: HashModel, data: RetrievalData, train: Mapping[Modality, Tensor]
+) -> dict[str, float]:
+    codes = {
+        modality: encode(model, data, modality, data.positions("validation", modality))
+        for modality in model.modalities
+    }
+    return _across(data, codes, train)
+
+
 def _across(
-    model: HashModel, data: RetrievalData, codes: Mapping[Modality, Tensor]
+    data: RetrievalData, codes: Mapping[Modality, Tensor], train: Mapping[Modality, Tensor]
 ) -> dict[str, float]:
     """Return the cross-modal MAP of validation codes against the training items."""
-    train = data.split.train
     scores = {}
     for modality, query_codes in codes.items():
         counts = counts_of(
             data,
             query_codes,
-            encode(model, data, _OTHER[modality], train),
+            train[_OTHER[modality]],
             query=data.positions("validation", modality),
-            database=train,
+            database=data.split.train,
         )
         scores[_ACROSS[modality]] = mean_average_precision(counts).value
     return scores
