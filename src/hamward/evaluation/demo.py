@@ -41,10 +41,10 @@ class DemoConfig:
 
     image_network: str = "efficientnet-lite0"
     code_length: int = 32
-    epochs: int = 12
-    extra_epochs: int = 6
+    epochs: int = 10
+    extra_epochs: int = 5
     steps: int = 10
-    cmla_steps: int = 20
+    cmla_steps: int = 15
     eps: tuple[int, ...] = (2, 4, 8)
     queries: int | None = None
     seed: int = 0
