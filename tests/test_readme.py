@@ -18,8 +18,8 @@ def test_python_block_prints_the_table_it_shows(capsys: pytest.CaptureFixture[st
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip().splitlines()
-    shown = README[README.index(code) + len(code) :].splitlines()
-    shown = [line for line in shown if line.startswith("|")][: len(printed)]
+    after = README[README.index(code) + len(code) :].splitlines()
+    shown = [line for line in after if line.startswith("|")][: len(printed)]
     labels = [[cell.strip() for cell in line.split("|")[1:5]] for line in printed]
     assert labels == [[cell.strip() for cell in line.split("|")[1:5]] for line in shown]
     assert len(printed) == 10
