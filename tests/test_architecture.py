@@ -121,6 +121,7 @@ def test_the_library_does_not_print_or_evaluate_or_unpickle(file: Path) -> None:
             assert keywords.get("weights_only") == "True", f"line {call.lineno}"
 
 
+OWN_STREAMS = {"np.random.default_rng", "np.random.RandomState"}  # seeded, not global
 RANDOM = re.compile(
     r"torch\.(manual_seed|seed|rand|randn|randint|randperm|normal|bernoulli|multinomial"
     r"|rand_like|randn_like|randint_like)|np\.random\.\w+|random\.\w+"
@@ -133,7 +134,7 @@ def test_no_global_random_stream(file: Path) -> None:
         if not RANDOM.fullmatch(name) or name == "torch.random.fork_rng":
             continue
         keywords = {k.arg for k in call.keywords}
-        own_stream = "generator" in keywords or name == "np.random.default_rng"
+        own_stream = "generator" in keywords or name in OWN_STREAMS
         assert own_stream, f"line {call.lineno}: {ast.unparse(call)}"
         if name == "np.random.default_rng":
             assert call.args, f"line {call.lineno}: a generator without seed"

@@ -56,7 +56,7 @@ def demo(
 ) -> None:
     """Train, attack, harden, attack again and report, on real pictures and tags.
 
-    About seven minutes on two CPU cores.
+    About ten minutes on two CPU cores.
     """
     watch = _prepare(threads, progress)
     from hamward.config import from_mapping

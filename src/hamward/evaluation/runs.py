@@ -347,7 +347,8 @@ def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
     data = load_data(facts["data"], **facts["data_options"])
     if _items_digest(data) != facts["items_digest"]:
         raise ArtifactError(
-            f"{folder}: trained with another vocabulary or split than {facts['data']} has now"
+            f"{folder}: trained with another vocabulary or split than {facts['data']} has now: "
+            "its queries may be among the items it was trained on"
         )
     # Decoders differ a little between versions, but a prepared set is the same bytes everywhere.
     if isinstance(data.images, np.memmap) and data.digest != facts["data_digest"]:
