@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--networks", nargs="+", default=["efficientnet-lite0", "small-resnet"])
     parser.add_argument("--victim", help="run folder of a small-resnet victim, for the MAP")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -56,7 +57,7 @@ def main() -> None:
     x, ids = data.inputs("image", positions), torch.tensor(data.ids[positions])
     attack = OwnCode(steps=arguments.steps)
     print(f"{arguments.steps} steps, batch {len(x)}, 64 px, {arguments.threads} threads")
-    for network in ("efficientnet-lite0", "small-resnet"):
+    for network in arguments.networks:
         spec = ModelSpec(code_length=32, vocabulary=len(data.words), image_network=network)
         model = build_hash_model(spec, seed=0)
         jobs: dict[str, Callable[[], object]] = {}
