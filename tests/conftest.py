@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from hamward.data import RetrievalData, Split  # noqa: E402
 from hamward.evaluation.scoring import validation_scores  # noqa: E402
 from hamward.models import HashModel, ModelSpec, build_hash_model  # noqa: E402
-from hamward.training import DCMH, FitConfig, fit  # noqa: E402
+from hamward.training import DCMH, FitConfig, Phase, Step, fit, modalities_in  # noqa: E402
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
@@ -75,6 +75,20 @@ def make_tiny_data() -> RetrievalData:
 
 def make_model(seed: int = 0, spec: ModelSpec = SPEC) -> HashModel:
     return build_hash_model(spec, seed=seed)
+
+
+def step_of(data: RetrievalData, phase: Phase, rows: torch.Tensor, *, epoch: int = 1) -> Step:
+    """The step of a training that sees these training items."""
+    chosen = data.split.train[rows.numpy()]
+    return Step(
+        phase=phase,
+        items={m: data.inputs(m, chosen) for m in modalities_in(phase)},
+        rows=rows,
+        ids=torch.tensor(data.ids[chosen]),
+        epoch=epoch,
+        number=0,
+        total=100,
+    )
 
 
 TINY_FIT = FitConfig(

@@ -1,13 +1,14 @@
 """Noise that belongs to an item: the same for any batch split, order, size or device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["item_uniform", "permutation", "stream_seed"]
+__all__ = ["item_uniform", "permutation", "seeded", "stream_seed"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -59,3 +60,17 @@ def permutation(n: int, *, seed: int, stream: str = "") -> Int64[Tensor, " n"]:
     """Return a permutation of range(n) from (seed, stream), without the global stream."""
     generator = torch.Generator().manual_seed(stream_seed(seed, stream))
     return torch.randperm(n, generator=generator)
+
+
+@contextmanager
+def seeded(seed: int, stream: str = "") -> Iterator[None]:
+    """Seed PyTorch's own streams from (seed, stream) for a block, then put them back.
+
+    For code that can only draw from them: initial weights and dropout.
+    """
+    cuda = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(stream_seed(seed, stream))
+        if cuda:
+            torch.cuda.manual_seed_all(stream_seed(seed, stream))
+        yield

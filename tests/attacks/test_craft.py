@@ -68,7 +68,8 @@ def test_interrupted_crafting_continues_after_the_last_chunk(
             calls.append(ids.tolist())
             return ATTACK(victim, x, goal, ids=ids, seed=seed)
 
-        access, needs_references, budget = ATTACK.access, False, staticmethod(ATTACK.budget)
+        access, budget = ATTACK.access, staticmethod(ATTACK.budget)
+        modalities, targeted, needs_references = ("image", "text"), False, False
 
     watched = Watched()
     with pytest.raises(KeyboardInterrupt):

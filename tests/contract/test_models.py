@@ -115,8 +115,9 @@ def test_weights_depend_on_the_seed_alone(network: str) -> None:
 
 
 def test_building_leaves_the_global_random_streams_alone(network: str) -> None:
+    spec = spec_of(network)
     before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
-    build_hash_model(spec_of(network), seed=3)
+    build_hash_model(spec, seed=3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]

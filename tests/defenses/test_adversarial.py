@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import step_of
 from torch import Tensor
 
 from hamward.attacks import CMLA, Goal, OwnCode
@@ -25,8 +26,10 @@ SELECT = {"select": 0.0}
 class Watched:
     """An attack that remembers what it was asked and whether the model was held still."""
 
-    needs_references = False
     access = "gradients"
+    modalities = ("image", "text")
+    targeted = False
+    needs_references = False
 
     def __init__(self) -> None:
         self.inner = OwnCode(eps=8 / 255, text_eps=0.3, steps=1)
@@ -131,7 +134,7 @@ def test_cached_samples_belong_to_their_rows(model: HashModel, data: RetrievalDa
     x = data.inputs("image", positions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HashModel, "logits", watching)
-        objective.loss(model, "image", x, rows=rows, ids=torch.tensor(data.ids[positions]), epoch=1)
+        objective.loss(model, step_of(data, "image", rows))
     both = seen[-1]
     assert torch.equal(both[:3], x)
     torch.testing.assert_close(both[3:], attack.made[0][rows], rtol=0, atol=1e-3)
@@ -143,7 +146,7 @@ def test_the_loss_mixes_clean_and_adversarial_and_remembers_the_clean(
 ) -> None:
     rows = torch.arange(16)
     positions = data.split.train[:16]
-    x, ids = data.inputs("text", positions), torch.tensor(data.ids[positions])
+    x = data.inputs("text", positions)
     attack = Watched()
     values = {}
     for weight in (0.25, 1.0):
@@ -151,12 +154,12 @@ def test_the_loss_mixes_clean_and_adversarial_and_remembers_the_clean(
             base=DCMH(), attack=attack, config=AdversarialLearning(weight=weight)
         )
         objective.start(model.train(), data, data.split.train)
-        loss = objective.loss(model, "text", x, rows=rows, ids=ids, epoch=1)
+        loss = objective.loss(model, step_of(data, "text", rows))
         values[weight] = float(loss.detach())
         base = objective.base
     with torch.no_grad():
         clean, moved = model.logits("text", x), model.logits("text", attack.made[-1])
-        torch.testing.assert_close(base.outputs["text"][:16], clean)
+        torch.testing.assert_close(base.buffers["text"][:16], clean)
         parts = base.penalty("text", rows, clean), base.penalty("text", rows, moved)
     assert float(parts[0]) != pytest.approx(float(parts[1]))
     assert values[1.0] == pytest.approx(float(parts[1]), rel=1e-4)
@@ -199,19 +202,17 @@ def test_state_holds_the_samples_in_use(model: HashModel, data: RetrievalData) -
         return objective
 
     def step(objective: AdversarialObjective) -> None:
-        positions = data.split.train[:16]
-        x, ids = data.inputs("image", positions), torch.tensor(data.ids[positions])
-        objective.loss(model, "image", x, rows=torch.arange(16), ids=ids, epoch=3)
+        objective.loss(model, step_of(data, "image", torch.arange(16), epoch=3))
 
     first = started()
     step(first)
-    state = copy.deepcopy(first.state())
+    state = copy.deepcopy(first.buffers)
     assert set(state) == {"image", "text", "codes", "cache/image", "round/image"}
     second = started()
-    second.load_state(state)
+    second.buffers.update(state)
     step(second)
     assert not second.attack.calls, "the samples of round 1 are there already"
-    assert torch.equal(second.cache["image"], first.cache["image"])
+    assert torch.equal(second.buffers["cache/image"], first.buffers["cache/image"])
     assert len(first.attack.calls) == 1
 
 

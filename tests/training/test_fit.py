@@ -15,7 +15,7 @@ from hamward.errors import ArtifactError, ConfigError, TrainingError
 from hamward.evaluation.scoring import robust_validation_scores, validation_scores
 from hamward.models import HashModel
 from hamward.progress import NoProgress
-from hamward.training import DCMH, FitConfig, Fitted, fit
+from hamward.training import DCMH, FitConfig, Fitted, Step, fit
 
 CONFIG = FitConfig(epochs=4, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
 
@@ -133,9 +133,9 @@ def test_the_best_epoch_is_left_in_the_model(data: RetrievalData) -> None:
 class Diverging(DCMH):
     """Returns a loss that is no number from the second epoch on."""
 
-    def loss(self, *args, epoch: int, **options):  # type: ignore[no-untyped-def]
-        value = super().loss(*args, epoch=epoch, **options)
-        return value * torch.nan if epoch > 1 else value
+    def loss(self, model: HashModel, step: Step) -> torch.Tensor:
+        value = super().loss(model, step)
+        return value * torch.nan if step.epoch > 1 else value
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_something_else_is_refused(
         weight = "model/encoders.text.head.weight"
         write_tensors(file, {**tensors, weight: torch.zeros(3, 3)})
     elif damage == "items":
-        write_tensors(file, {**tensors, "objective/codes": torch.zeros(3, 16)})
+        write_tensors(file, {**tensors, "buffers/codes": torch.zeros(3, 16)})
     else:
         write_tensors(file, {**tensors, "log": torch.zeros(4, dtype=torch.uint8)})
     with pytest.raises(ArtifactError, match=r"checkpoint.safetensors: not a"):
@@ -179,11 +179,12 @@ def test_pictures_are_mirrored_only_if_asked(data: RetrievalData) -> None:
     seen: list[torch.Tensor] = []
 
     class Watching(DCMH):
-        def loss(self, model, modality, x, *, rows, ids, epoch):  # type: ignore[no-untyped-def]
-            if modality == "image":
-                seen.append((x, data.inputs("image", data.split.train[rows.numpy()])))
-                assert ids.tolist() == data.ids[data.split.train[rows.numpy()]].tolist()
-            return super().loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
+        def loss(self, model: HashModel, step: Step) -> torch.Tensor:
+            positions = data.split.train[step.rows.numpy()]
+            if step.phase == "image":
+                seen.append((step.items["image"], data.inputs("image", positions)))
+                assert step.ids.tolist() == data.ids[positions].tolist()
+            return super().loss(model, step)
 
     def mirrored(flip: bool) -> float:
         seen.clear()
@@ -204,9 +205,9 @@ def test_each_epoch_visits_every_item_once_in_its_own_order(data: RetrievalData)
     visits: dict[tuple[int, str], list[int]] = {}
 
     class Watching(DCMH):
-        def loss(self, model, modality, x, *, rows, ids, epoch):  # type: ignore[no-untyped-def]
-            visits.setdefault((epoch, modality), []).extend(rows.tolist())
-            return super().loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
+        def loss(self, model: HashModel, step: Step) -> torch.Tensor:
+            visits.setdefault((step.epoch, step.phase), []).extend(step.rows.tolist())
+            return super().loss(model, step)
 
     config = dataclasses.replace(CONFIG, epochs=2)
     fit(make_model(), Watching(), data, config=config, score=lambda m: {"select": 0.0})

@@ -1,10 +1,25 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
 from hamward.attacks import cmla, own_code
-from hamward.attacks.base import ATTACKS, Attack, Goal, References
+from hamward.attacks.base import (
+    ATTACKS,
+    Attack,
+    Goal,
+    References,
+    TrainableAttack,
+    ascend,
+    check_steps,
+)
 from hamward.attacks.budget import Budget, Distortion, measure, round_to_grid
 from hamward.attacks.cmla import CMLA
-from hamward.attacks.craft import Crafted, craft, encode, own_code_goal
+from hamward.attacks.craft import (
+    Crafted,
+    craft,
+    encode,
+    encode_items,
+    own_code_goal,
+    reference_codes,
+)
 from hamward.attacks.own_code import OwnCode, RandomNoise
 
 __all__ = [
@@ -18,11 +33,16 @@ __all__ = [
     "OwnCode",
     "RandomNoise",
     "References",
+    "TrainableAttack",
+    "ascend",
+    "check_steps",
     "cmla",
     "craft",
     "encode",
+    "encode_items",
     "measure",
     "own_code",
     "own_code_goal",
+    "reference_codes",
     "round_to_grid",
 ]

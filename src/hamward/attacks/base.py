@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
 from hamward.attacks.budget import Budget, check_items
+from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
 from hamward.models import Victim
 from hamward.models.victim import Access
+from hamward.progress import SILENT, Progress
 from hamward.registry import Registry
 from hamward.types import Modality
 
-__all__ = ["ATTACKS", "Attack", "Goal", "References", "ascend"]
+__all__ = ["ATTACKS", "Attack", "Goal", "References", "TrainableAttack", "ascend", "check_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Goal:
         anchor: The code to leave or to reach, (n, K); by default the item's clean code.
         toward: Approach the anchor instead of leaving it (a targeted attack).
         label: Multi-hot labels of the items, (n, C), for attacks that use them.
+        target_label: Multi-hot labels that the results shall have, (n, C), for targeted attacks.
         references: Other items, for attacks that use them.
         group: (n,) group of each item, see `References.group`.
     """
@@ -54,6 +57,7 @@ class Goal:
     anchor: Int8[Tensor, "n k"]
     toward: bool = False
     label: Float[Tensor, "n c"] | None = None
+    target_label: Float[Tensor, "n c"] | None = None
     references: References | None = None
     group: Int64[Tensor, " n"] | None = None
 
@@ -64,6 +68,7 @@ class Goal:
             anchor=self.anchor[rows],
             toward=self.toward,
             label=None if self.label is None else self.label[rows],
+            target_label=None if self.target_label is None else self.target_label[rows],
             references=self.references,
             group=None if self.group is None else self.group[rows],
         )
@@ -83,6 +88,7 @@ class Goal:
             anchor=self.anchor.to(device),
             toward=self.toward,
             label=None if self.label is None else self.label.to(device),
+            target_label=None if self.target_label is None else self.target_label.to(device),
             references=references,
             group=None if self.group is None else self.group.to(device),
         )
@@ -122,10 +128,11 @@ class Goal:
                     f"{name} codes of the references must be ({m}, {code_length}), one for each "
                     f"label row and as long as the victim's, got {shape}"
                 )
-        if self.label is not None and self.label.shape[1:] != references.label.shape[1:]:
-            raise ShapeError(
-                f"items have {self.label.shape[1]} labels, references {references.label.shape[1]}"
-            )
+        for name, label in (("items", self.label), ("targets", self.target_label)):
+            if label is not None and label.shape[1:] != references.label.shape[1:]:
+                raise ShapeError(
+                    f"{name} have {label.shape[1]} labels, references {references.label.shape[1]}"
+                )
         if (self.group is None) != (references.group is None):
             raise ShapeError("items and references must both have groups, or neither")
 
@@ -136,20 +143,18 @@ class Attack(Protocol):
 
     Attributes:
         access: What the victim must grant.
-        needs_references: Whether the goal must hold labels and references.
-        reference_group: Number of neighboring items that serve as each other's references,
-            or None for references sampled from the database.
+        modalities: Items that it can attack.
+        targeted: Whether it leads to items with the goal's `target_label`.
+        needs_references: Whether the goal must hold labels and references. How they are
+            chosen: `references` (a number, or None for the whole pool) and
+            `reference_group` (neighboring items serve as each other's references), where an
+            attack has them.
     """
 
-    @property
-    def access(self) -> Access:
-        """What the victim must grant."""
-        ...
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether the goal must hold labels and references."""
-        ...
+    access: ClassVar[Access]
+    modalities: ClassVar[tuple[Modality, ...]]
+    targeted: ClassVar[bool]
+    needs_references: ClassVar[bool]
 
     def budget(self, modality: Modality) -> Budget:
         """Return the budget for a modality."""
@@ -160,7 +165,35 @@ class Attack(Protocol):
         ...
 
 
-ATTACKS: Registry[Callable[..., Attack]] = Registry("attack")
+@runtime_checkable
+class TrainableAttack(Protocol):
+    """A frozen dataclass of options that must see the victim before it can craft.
+
+    It learns a generator, or a surrogate from a limited number of queries, once for all items.
+    """
+
+    access: ClassVar[Access]
+    modalities: ClassVar[tuple[Modality, ...]]
+    targeted: ClassVar[bool]
+
+    def budget(self, modality: Modality) -> Budget:
+        """Return the budget for a modality."""
+        ...
+
+    def fit(
+        self,
+        victim: Victim,
+        data: RetrievalData,
+        modality: Modality,
+        *,
+        seed: int,
+        progress: Progress = SILENT,
+    ) -> Attack:
+        """Return the attack, trained on `data.split.train` only."""
+        ...
+
+
+ATTACKS: Registry[Callable[..., Attack | TrainableAttack]] = Registry("attack")
 
 
 def ascend(

@@ -1,7 +1,7 @@
 """CMLA: cross-modal adversarial samples against deep hashing."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from hamward.errors import ConfigError
 from hamward.losses import pairwise_likelihood
 from hamward.models import Victim
 from hamward.models.victim import Access
-from hamward.types import Modality
+from hamward.types import MODALITIES, Modality
 
 __all__ = ["CMLA", "cmla_loss", "cmla_official"]
 
@@ -101,6 +101,11 @@ class CMLA:
             item's clean code and the reference's own-modality code is at most K / 4.
     """
 
+    access: ClassVar[Access] = "gradients"
+    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
+    targeted: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = True
+
     eps: float = 10 / 255
     text_eps: float = 0.05
     steps: int = 100
@@ -130,16 +135,6 @@ class CMLA:
             )
         if self.references < 1:
             raise ConfigError(f"references must be at least 1, got {self.references}")
-
-    @property
-    def access(self) -> Access:
-        """Gradients."""
-        return "gradients"
-
-    @property
-    def needs_references(self) -> bool:
-        """Labels and reference codes of both modalities."""
-        return True
 
     @property
     def reference_group(self) -> int | None:

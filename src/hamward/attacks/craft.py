@@ -1,5 +1,6 @@
 """From clean items to stored adversarial items: goals, chunks, rounding, resume."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from hamward.errors import ArtifactError
 from hamward.models import HashModel, Victim, frozen
 from hamward.progress import SILENT, Progress
 from hamward.random import permutation
-from hamward.types import Modality
+from hamward.types import MODALITIES, Modality
 
-__all__ = ["Crafted", "craft", "encode", "own_code_goal"]
+__all__ = ["Crafted", "craft", "encode", "encode_items", "own_code_goal", "reference_codes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +50,44 @@ def encode(
     *,
     batch_size: int = 128,
     progress: Progress = SILENT,
-) -> Int8[Tensor, "n k"]:
-    """Return the codes of items of a data set, in full precision and eval mode."""
+) -> Int8[Tensor, "n k"] | Float[Tensor, "n k"]:
+    """Return what an index holds of items of a data set, in full precision and eval mode.
+
+    Codes, or the logits themselves where the model's `retrieval` is "cosine".
+    """
     codes = []
     device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
     chunks = np.split(positions, range(batch_size, len(positions), batch_size))
-    with torch.no_grad(), frozen(model):
-        for chunk in progress.track(chunks, total=len(chunks), label=f"encode {modality}s"):
-            x = data.inputs(modality, chunk, device=device).to(dtype)
-            codes.append(binarize(model.logits(modality, x)).cpu())
+    for chunk in progress.track(chunks, total=len(chunks), label=f"encode {modality}s"):
+        x = data.inputs(modality, chunk, device=device)
+        codes.append(encode_items(model, modality, x, batch_size=batch_size))
     return torch.cat(codes)
+
+
+def encode_items(
+    model: HashModel, modality: Modality, x: Tensor, *, batch_size: int = 128
+) -> Int8[Tensor, "n k"] | Float[Tensor, "n k"]:
+    """Return what an index would hold of these items, on the CPU; see `encode`."""
+    parameter = next(model.parameters())
+    real_valued = model.spec.retrieval == "cosine"
+    made = []
+    with torch.no_grad(), frozen(model):
+        for part in torch.split(x, batch_size):
+            logits = model.logits(modality, part.to(parameter))
+            made.append((logits if real_valued else binarize(logits)).cpu())
+    return torch.cat(made)
+
+
+def reference_codes(
+    model: HashModel, data: RetrievalData, positions: NDArray[np.int64]
+) -> dict[Modality, Int8[Tensor, "n k"]]:
+    """Return the codes of items in each modality; one that the model lacks takes the other's."""
+    made = {m: _as_codes(encode(model, data, m, positions)) for m in model.modalities}
+    return {m: made.get(m, next(iter(made.values()))) for m in MODALITIES}
+
+
+def _as_codes(held: Tensor) -> Int8[Tensor, "n k"]:
+    return binarize(held) if held.is_floating_point() else held
 
 
 def own_code_goal(
@@ -71,8 +99,11 @@ def own_code_goal(
     *,
     seed: int = 0,
     pool: NDArray[np.int64] | None = None,
+    target_label: Tensor | None = None,
 ) -> Goal:
-    """Return the untargeted goal: leave the clean code, with references if `attack` needs them.
+    """Return what an attack shall reach: leave the clean code, or get a target's label.
+
+    References are made if `attack` needs them.
 
     Args:
         attack: Decides whether and how references are made.
@@ -82,27 +113,31 @@ def own_code_goal(
         positions: The attacked items.
         seed: Chooses the reference items.
         pool: Items that references are chosen from; the database by default.
+        target_label: Labels to reach, (n, C), for targeted attacks.
     """
-    anchor = encode(victim.model, data, modality, positions)
-    label = data.label(positions)
+    goal = Goal(
+        modality=modality,
+        anchor=_as_codes(encode(victim.model, data, modality, positions)),
+        label=data.label(positions),
+        target_label=target_label,
+    )
     if not attack.needs_references:
-        return Goal(modality=modality, anchor=anchor, label=label)
+        return goal
     size = getattr(attack, "reference_group", None)
     if size is not None:
         chosen = positions
         group = torch.arange(len(positions)) // size
     else:
         pool = data.split.database if pool is None else pool
-        count = min(int(getattr(attack, "references", 512)), len(pool))
+        wanted: int | None = getattr(attack, "references", None)
+        count = len(pool) if wanted is None else min(wanted, len(pool))
         order = permutation(len(pool), seed=seed, stream="references")
         chosen, group = pool[order[:count].numpy()], None
+    codes = reference_codes(victim.model, data, chosen)
     references = References(
-        image=encode(victim.model, data, "image", chosen),
-        text=encode(victim.model, data, "text", chosen),
-        label=data.label(chosen),
-        group=group,
+        image=codes["image"], text=codes["text"], label=data.label(chosen), group=group
     )
-    return Goal(modality=modality, anchor=anchor, label=label, references=references, group=group)
+    return dataclasses.replace(goal, references=references, group=group)
 
 
 def craft(

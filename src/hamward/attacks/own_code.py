@@ -1,7 +1,7 @@
 """Own-code PGD: leave one's own clean code. The baseline that every attack must beat."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.random import item_uniform
-from hamward.types import Modality
+from hamward.types import MODALITIES, Modality
 
 __all__ = ["OwnCode", "RandomNoise"]
 
@@ -43,6 +43,11 @@ class OwnCode:
         random_start: Start at a random point of the l_inf ball, else at the clean item.
     """
 
+    access: ClassVar[Access] = "gradients"
+    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
+    targeted: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = False
+
     eps: float = 8 / 255
     text_eps: float = 0.05
     steps: int = 10
@@ -55,16 +60,6 @@ class OwnCode:
         self.budget("image"), self.budget("text")
         if self.step_size <= 0:
             raise ConfigError(f"step_size must be positive, got {self.step_size:g}")
-
-    @property
-    def access(self) -> Access:
-        """Gradients."""
-        return "gradients"
-
-    @property
-    def needs_references(self) -> bool:
-        """No."""
-        return False
 
     def budget(self, modality: Modality) -> Budget:
         """Return the ball of radius eps (images) or text_eps (bags of words)."""
@@ -113,21 +108,16 @@ class RandomNoise:
         text_eps: Radius for bags of words (feature space).
     """
 
+    access: ClassVar[Access] = "ranks"
+    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
+    targeted: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = False
+
     eps: float = 8 / 255
     text_eps: float = 0.05
 
     def __post_init__(self) -> None:
         self.budget("image"), self.budget("text")
-
-    @property
-    def access(self) -> Access:
-        """The weakest there is."""
-        return "ranks"
-
-    @property
-    def needs_references(self) -> bool:
-        """No."""
-        return False
 
     def budget(self, modality: Modality) -> Budget:
         """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""

@@ -7,8 +7,19 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
+from hamward.cli.data_app import data_app
+from hamward.cli.parameters import (
+    ConfigFile,
+    Options,
+    Out,
+    Resume,
+    Set,
+    Show,
+    Threads,
+    prepare,
+)
 from hamward.errors import HamwardError
-from hamward.progress import Progress, ProgressKind, progress_of
+from hamward.progress import ProgressKind
 
 __all__ = ["app", "main"]
 
@@ -19,25 +30,7 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,  # main() says how to go on
 )
-data_app = App(name="data", help="Data sets: what there is, and what is in them.")
 app.command(data_app)
-
-Show = Annotated[
-    ProgressKind, Parameter(name="--progress", help="Progress display; auto is rich on a terminal.")
-]
-Threads = Annotated[int | None, Parameter(help="CPU threads; default all cores.")]
-Out = Annotated[Path, Parameter(help="Run folder to write.")]
-Resume = Annotated[bool, Parameter(negative=(), help="Continue an interrupted run in --out.")]
-Options = Annotated[
-    str, Parameter(help="Options of the method, e.g. --steps 20; see `hamward list METHOD`.")
-]
-ConfigFile = Annotated[
-    Path | None, Parameter(name="--config", help="TOML file; the command line overrides it.")
-]
-Set = Annotated[
-    tuple[str, ...] | None,
-    Parameter(name="--set", help="Any configuration key, e.g. --set fit.epochs=3.", negative=()),
-]
 
 
 @app.command
@@ -58,7 +51,7 @@ def demo(
 
     About ten minutes on two CPU cores.
     """
-    watch = _prepare(threads, progress)
+    watch = prepare(threads, progress)
     from hamward.config import from_mapping
     from hamward.evaluation.demo import DemoConfig, demo_run
 
@@ -82,9 +75,14 @@ def train(
     *,
     out: Out,
     data: str | None = None,
+    recipe: Annotated[
+        str | None,
+        Parameter(help="Named recipe; default the method's own: `hamward list recipes`."),
+    ] = None,
     image_side: int | None = None,
     code_length: int | None = None,
     image_network: str | None = None,
+    text_network: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
@@ -95,7 +93,10 @@ def train(
     progress: Show = "auto",
     **options: Options,
 ) -> None:
-    """Train a victim, e.g. `hamward train dcmh --out runs/victim`."""
+    """Train a victim, e.g. `hamward train dcmh --out runs/victim`.
+
+    Settings come from the recipe, then --config, --set and the flags, the last word winning.
+    """
     from hamward.cli.settings import assemble
 
     values = assemble(
@@ -107,13 +108,15 @@ def train(
             "data_options.image_side": image_side,
             "model.code_length": code_length,
             "model.image_network": image_network,
+            "model.text_network": text_network,
             "fit.epochs": epochs,
             "fit.batch_size": batch_size,
             "fit.seed": seed,
         },
         options,
+        recipe=recipe,
     )
-    watch = _prepare(threads, progress)
+    watch = prepare(threads, progress)
     from hamward.config import from_mapping
     from hamward.evaluation.runs import TrainConfig, train_run
 
@@ -152,7 +155,7 @@ def harden(
         },
         options,
     )
-    watch = _prepare(threads, progress)
+    watch = prepare(threads, progress)
     from hamward.config import from_mapping
     from hamward.evaluation.runs import HardenConfig, harden_run
 
@@ -238,7 +241,7 @@ def report(
     progress: Show = "auto",
 ) -> None:
     """Write the report of a run: one HTML page, Markdown and JSON."""
-    watch = _prepare(threads, progress)
+    watch = prepare(threads, progress)
     from hamward.evaluation.runs import report_run
 
     folder = run / "evaluation" if (run / "evaluation" / "run.json").exists() else run
@@ -258,112 +261,6 @@ def list_(
     show(what)
 
 
-@data_app.command(name="list")
-def data_list() -> None:
-    """List the data sets."""
-    from hamward.cli.listing import show
-
-    show("data")
-
-
-@data_app.command(name="info")
-def data_info(
-    name: str,
-    *,
-    picture: Annotated[
-        Path | None, Parameter(help="Write example pairs as a picture to this PNG file.")
-    ] = None,
-    seed: int = 0,
-    **options: Annotated[str, Parameter(help="Options of the data set, e.g. --text harder.")],
-) -> None:
-    """Show counts, label histogram, chance MAP and (with --picture) example pairs."""
-    from hamward.cli.listing import show_data
-    from hamward.cli.settings import plain_options
-
-    show_data(name, picture=picture, seed=seed, options=plain_options(options))
-
-
-@data_app.command(name="prepare")
-def data_prepare(
-    name: Annotated[str, Parameter(help="Importer: `hamward data list` shows them.")],
-    *,
-    root: Annotated[Path, Parameter(help="Folder with the owners' or your own files.")],
-    out: Annotated[
-        Path | None,
-        Parameter(help="Folder to write; default NAME in HAMWARD_DATA or ~/.local/share/hamward."),
-    ] = None,
-    protocol: str = "random",
-    image_side: int = 64,
-    seed: int | None = None,
-    queries: int | None = None,
-    train: Annotated[int | None, Parameter(help="Training items, with validation.")] = None,
-    validation: int | None = None,
-    min_count: Annotated[int, Parameter(help="Training texts a word must occur in.")] = 3,
-    max_words: int | None = None,
-    skip_bad: Annotated[
-        bool, Parameter(negative=(), help="Leave out what is bad; skipped.csv lists it.")
-    ] = False,
-    resume: Annotated[
-        bool, Parameter(negative=(), help="Continue an interrupted preparation in --out.")
-    ] = False,
-    threads: Threads = None,
-    progress: Show = "auto",
-    **options: Annotated[str, Parameter(help="Options of the importer, e.g. --separator '|'.")],
-) -> None:
-    """Make a prepared set from files on disk, e.g. `hamward data prepare folder --root pictures`.
-
-    Train on it with `--data FOLDER`.
-    """
-    from hamward.cli.settings import plain_options
-
-    watch = _prepare(threads, progress)
-    from hamward.cli.data_commands import prepare_set
-    from hamward.data import PrepareConfig
-
-    prepare_set(
-        name,
-        root,
-        out,
-        config=PrepareConfig(
-            image_side=image_side,
-            protocol=protocol,
-            seed=seed,
-            queries=queries,
-            train=train,
-            validation=validation,
-            min_count=min_count,
-            max_words=max_words,
-        ),
-        options=plain_options(options),
-        resume=resume,
-        skip_bad=skip_bad,
-        threads=threads,
-        progress=watch,
-    )
-
-
-@data_app.command(name="check")
-def data_check(
-    name: Annotated[str, Parameter(help="Data set, prepared set or its folder.")],
-    *,
-    threads: Threads = None,
-    progress: Show = "auto",
-) -> None:
-    """Verify checksums, split disjointness, copies, labels, texts and chance MAP."""
-    watch = _prepare(threads, progress)
-    from hamward.cli.data_commands import check_set
-
-    check_set(name, progress=watch)
-
-
-@data_app.command(name="fetch")
-def data_fetch(name: Annotated[str, Parameter(help="Importer.")]) -> None:
-    """Print which archives the owners publish and their known checksums; downloads nothing."""
-    from hamward.cli.data_commands import show_archives
-
-    show_archives(name)
-
-
 def _evaluate(
     *,
     victims: dict[str, str],
@@ -378,7 +275,7 @@ def _evaluate(
     progress: ProgressKind,
     transfer_from: str | None = None,
 ) -> None:
-    watch = _prepare(threads, progress)
+    watch = prepare(threads, progress)
     from hamward.config import from_mapping
     from hamward.evaluation.runs import EvaluateConfig, evaluate_run
 
@@ -394,24 +291,6 @@ def _evaluate(
     config = from_mapping(EvaluateConfig, values)
     _print_evaluation(evaluate_run(config, out, resume=resume, progress=watch))
     print(f"\nrun folder: {out} (page: hamward report {out})")
-
-
-def _prepare(threads: int | None, progress: ProgressKind) -> Progress:
-    """Set up this process: allocator, threads, progress display."""
-    import os
-
-    from hamward.errors import ConfigError
-    from hamward.process import tune_process
-
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads must be at least 1, got {threads}")
-    tune_process()
-    import torch  # after tune_process: OpenMP reads its settings once
-
-    if threads is None and hasattr(os, "sched_getaffinity"):  # not on macOS
-        threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    return progress_of(progress)
 
 
 def _print_training(out: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hamward.errors import ConfigError, unknown_name
+from hamward.recipes import recipe_names
 from hamward.registry import Entry
 
 __all__ = ["show", "show_data"]
@@ -34,12 +35,16 @@ def show(what: str | None) -> None:
     console = Console()
     if what in (None, "data"):
         _show_data_sets(console)
-    if what == "data":
+    if what in (None, "recipes"):
+        console.print(f"recipes: {', '.join(recipe_names())}")
+    if what in ("data", "recipes"):
         return
     methods = {f"{kind[:-1]} {n}": e for kind, t in tables.items() for n, e in t.items()}
     found = {label: e for label, e in methods.items() if e.name == what}
     if what is not None and what not in tables and not found:
-        raise unknown_name("list", what, [*tables, "data", *(e.name for e in methods.values())])
+        raise unknown_name(
+            "list", what, [*tables, "data", "recipes", *(e.name for e in methods.values())]
+        )
     for kind, table in tables.items():
         if what in (None, kind):
             _show_methods(console, kind, table)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hamward.config import from_text, read_toml
 from hamward.errors import ConfigError
+from hamward.recipes import merged, read_recipe, recipe_names
 
 __all__ = ["assemble", "attack_options", "attack_words", "plain_options", "unique_names"]
 
@@ -15,13 +16,20 @@ def assemble(
     words: Sequence[str] | None,
     named: Mapping[str, Any],
     options: Mapping[str, str],
+    *,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
-    """Merge TOML file < --set < named flags < method options into nested plain values.
+    """Merge recipe < TOML file < --set < named flags < method options into nested plain values.
+
+    Without `recipe` the one that is named like the method is taken, where there is one.
 
     Raises:
         ConfigError: the file or a --set word cannot be read.
     """
     values = read_toml(file) if file is not None else {}
+    name = recipe or values.get("method", named.get("method"))
+    if recipe is not None or name in recipe_names():
+        values = merged(read_recipe(str(name)), values)
     for word in words or ():
         key, equals, value = word.partition("=")
         if not equals or not key:

@@ -1,14 +1,14 @@
 """CMLA adversarial learning: the "+" models, and the control that shows what it is worth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamward.attacks import CMLA, Attack, Goal, OwnCode, References
 from hamward.codes import binarize
@@ -16,7 +16,7 @@ from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.registry import Registry
-from hamward.training import Objective
+from hamward.training import Objective, Phase, Step
 from hamward.types import Modality
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
 class PairObjective(Objective, Protocol):
     """An objective whose loss can be asked for outputs that stand for training items."""
 
-    outputs: dict[Modality, Tensor]
     labels: Tensor
 
     def activate(self, logits: Tensor) -> Tensor:
@@ -105,59 +104,50 @@ class AdversarialObjective:
     attack: Attack
     config: AdversarialLearning = field(default_factory=AdversarialLearning)
     seed: int = 0
-    cache: dict[Modality, Tensor] = field(default_factory=dict, init=False)
-    rounds: dict[Modality, int] = field(default_factory=dict, init=False)
     source: tuple[RetrievalData, NDArray[np.int64]] | None = field(default=None, init=False)
 
     @property
-    def phases(self) -> tuple[Modality, ...]:
+    def phases(self) -> tuple[Phase, ...]:
         """Those of the base objective."""
         return self.base.phases
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Those of the base objective, the samples in use and the number of their round."""
+        return self.base.buffers
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """Those of the base objective."""
+        return self.base.modules
 
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
         """Fill the base's buffers."""
         self.base.start(model, data, positions)
         self.source = (data, positions)
 
-    def loss(
-        self,
-        model: HashModel,
-        modality: Modality,
-        x: Tensor,
-        *,
-        rows: Int64[Tensor, " b"],
-        ids: Int64[Tensor, " b"],
-        epoch: int,
-    ) -> Float[Tensor, ""]:
+    def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return the weighted loss of the clean and the adversarial batch, one forward."""
         weight = self.config.weight
+        ((modality, x),) = step.items.items()
         if weight == 0 or modality not in self.config.modalities:
-            return self.base.loss(model, modality, x, rows=rows, ids=ids, epoch=epoch)
-        x_adv = self._adversarial(model, modality, x, rows=rows, ids=ids, epoch=epoch)
+            return self.base.loss(model, step)
+        x_adv = self._adversarial(model, modality, step)
         logits = model.logits(modality, torch.cat([x, x_adv]), low_precision=True)
         clean, adversarial = self.base.activate(logits).chunk(2)
-        self.base.remember(modality, rows, clean)
-        return (1 - weight) * self.base.penalty(modality, rows, clean) + (
-            weight * self.base.penalty(modality, rows, adversarial)
+        self.base.remember(modality, step.rows, clean)
+        return (1 - weight) * self.base.penalty(modality, step.rows, clean) + (
+            weight * self.base.penalty(modality, step.rows, adversarial)
         )
 
-    def _adversarial(
-        self,
-        model: HashModel,
-        modality: Modality,
-        x: Tensor,
-        *,
-        rows: Tensor,
-        ids: Tensor,
-        epoch: int,
-    ) -> Tensor:
-        refresh = self.config.refresh
+    def _adversarial(self, model: HashModel, modality: Modality, step: Step) -> Tensor:
+        refresh, x = self.config.refresh, step.items[modality]
         if refresh == 1:
-            return self._craft(model, modality, x, rows=rows, ids=ids, epoch=epoch)
-        round_ = 0 if refresh == 0 else (epoch - 1) // refresh
-        if self.rounds.get(modality) != round_:
+            return self._craft(model, modality, x, rows=step.rows, ids=step.ids, epoch=step.epoch)
+        round_ = 0 if refresh == 0 else (step.epoch - 1) // refresh
+        if self.buffers.get(f"round/{modality}") != round_:
             self._craft_all(model, modality, epoch=round_)
-        return self.cache[modality][rows].to(x.dtype)
+        return self.buffers[f"cache/{modality}"][step.rows].to(x.dtype)
 
     def _craft_all(self, model: HashModel, modality: Modality, *, epoch: int) -> None:
         """Craft the samples of a round, all against the model as it is now."""
@@ -171,8 +161,8 @@ class AdversarialObjective:
             x = data.inputs(modality, chosen, device=device)
             ids = torch.tensor(data.ids[chosen], device=device)
             made.append(self._craft(model, modality, x, rows=rows, ids=ids, epoch=epoch).half())
-        self.cache[modality] = torch.cat(made)
-        self.rounds[modality] = epoch
+        self.buffers[f"cache/{modality}"] = torch.cat(made)
+        self.buffers[f"round/{modality}"] = torch.tensor(epoch)
 
     def _craft(
         self,
@@ -193,8 +183,8 @@ class AdversarialObjective:
             anchor=victim.codes(modality, x),
             label=labels[rows],
             references=References(
-                image=binarize(self.base.outputs["image"][chosen]),
-                text=binarize(self.base.outputs["text"][chosen]),
+                image=binarize(self.base.buffers["image"][chosen]),
+                text=binarize(self.base.buffers["text"][chosen]),
                 label=labels[chosen],
             ),
         )
@@ -203,20 +193,6 @@ class AdversarialObjective:
     def end_epoch(self) -> None:
         """Update the base's buffers."""
         self.base.end_epoch()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the base's buffers and the samples in use with the number of their round."""
-        kept = {f"cache/{m}": v for m, v in self.cache.items()}
-        rounds = {f"round/{m}": torch.tensor([v]) for m, v in self.rounds.items()}
-        return {**self.base.state(), **kept, **rounds}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put them back."""
-        self.base.load_state(state)
-        for modality in self.config.modalities:
-            if f"cache/{modality}" in state:
-                self.cache[modality] = state[f"cache/{modality}"].to(self.base.labels.device)
-                self.rounds[modality] = int(state[f"round/{modality}"])
 
 
 DEFENSES: Registry[Callable[..., AdversarialObjective]] = Registry("defense")

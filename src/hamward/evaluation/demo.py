@@ -42,7 +42,7 @@ class DemoConfig:
     image_network: str = "efficientnet-lite0"
     code_length: int = 32
     epochs: int = 10
-    extra_epochs: int = 5
+    extra_epochs: int = 4
     steps: int = 10
     cmla_steps: int = 15
     eps: tuple[int, ...] = (2, 4, 8)

@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int8
 from torch import Tensor
 
 from hamward.artifacts import digest_of, read_tensors, write_tensors
-from hamward.attacks import Attack, Crafted, craft, encode, measure, own_code_goal, round_to_grid
-from hamward.codes import binarize
+from hamward.attacks import (
+    Attack,
+    Crafted,
+    craft,
+    encode,
+    encode_items,
+    measure,
+    own_code_goal,
+    round_to_grid,
+)
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
@@ -30,7 +37,7 @@ from hamward.metrics import (
     precision_at,
     precision_recall_curve,
 )
-from hamward.models import HashModel, Victim, frozen
+from hamward.models import HashModel, Victim
 from hamward.progress import SILENT, Progress
 from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
 
@@ -87,7 +94,7 @@ def evaluate(
         scorer = _Scorer(name=name, model=model, data=data, seed=seed, progress=progress)
         rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
-            for modality in modalities:
+            for modality in _attackable(attack, model, modalities):
                 victim = Victim(model=model, low_precision=low_precision)
                 positions = data.positions("query", modality)
                 file = folder and adversarial_file(folder, name, attack_name, modality)
@@ -130,6 +137,12 @@ def adversarial_file(folder: Path, victim: str, attack: str, modality: Modality)
     """
     stem = f"{attack}-{modality}".replace("/", "_")
     return folder / "adversarial" / victim / f"{stem}.safetensors"
+
+
+def _attackable(
+    attack: Attack, model: HashModel, modalities: tuple[Modality, ...]
+) -> list[Modality]:
+    return [m for m in modalities if m in model.modalities and m in attack.modalities]
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
@@ -254,7 +267,7 @@ class _Scorer:
             self.codes[f"database/{modality}"] = encode(
                 self.model, self.data, modality, self.data.split.database
             )
-        for direction in DIRECTIONS:
+        for direction in self._directions():
             modality = modalities_of(direction)[0]
             yield self._row(direction, self.codes[f"query/{modality}"], attack=CLEAN)
 
@@ -268,11 +281,11 @@ class _Scorer:
         if modality == "image":
             forms = {"8-bit": made.stored, "float": made.x_adv}
         for form, items in forms.items():
-            codes = self._encode(modality, items)
+            codes = encode_items(self.model, modality, items)
             if form != "float":
                 self.codes[f"adversarial/{attack_name}/{crafted_on}/{modality}"] = codes
             distortion = measure(items, x)
-            for direction in DIRECTIONS:
+            for direction in self._directions():
                 if modalities_of(direction)[0] != modality:
                     continue
                 yield self._row(
@@ -288,15 +301,9 @@ class _Scorer:
                     seconds=seconds,
                 )
 
-    def _encode(self, modality: Modality, items: Tensor) -> Int8[Tensor, "n k"]:
-        parameter = next(self.model.parameters())
-        with torch.no_grad(), frozen(self.model):
-            return torch.cat(
-                [
-                    binarize(self.model.logits(modality, part.to(parameter))).cpu()
-                    for part in torch.split(items, 128)
-                ]
-            )
+    def _directions(self) -> list[Direction]:
+        known = self.model.modalities
+        return [d for d in DIRECTIONS if set(modalities_of(d)) <= set(known)]
 
     def _row(
         self,
@@ -335,7 +342,7 @@ class _Scorer:
             optimistic=score.optimistic,
             pessimistic=score.pessimistic,
             chance=self.chances[direction],
-            flips=float((codes != self.codes[f"query/{asking}"]).float().mean()),
+            flips=float(((codes >= 0) != (self.codes[f"query/{asking}"] >= 0)).float().mean()),
             rms=rms,
             linf=linf,
             queries=score.queries,

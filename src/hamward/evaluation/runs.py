@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,15 +45,23 @@ class ModelConfig:
 
     Attributes:
         code_length: Number of bits K.
-        image_network: Image trunk.
+        image_network: Image trunk; "" for a model that reads no pictures.
         pretrained: ImageNet weights for the trunk; None means where there are some.
+        text_network: Text trunk; "" for a model that reads no texts.
         text_width: Hidden units of the text network.
+        neck: Widths of the layers between each trunk and its head.
+        dropout: Share of the neck's outputs that training drops.
+        retrieval: "hamming" or "cosine".
     """
 
     code_length: int = 32
     image_network: str = "efficientnet-lite0"
     pretrained: bool | None = None
+    text_network: str = "bow-mlp"
     text_width: int = 8192
+    neck: tuple[int, ...] = ()
+    dropout: float = 0.0
+    retrieval: Literal["hamming", "cosine"] = "hamming"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +150,18 @@ def train_run(
     data = load_data(config.data, **config.data_options)
     pretrained = config.model.pretrained
     if pretrained is None:
-        pretrained = hasattr(image_network(config.model.image_network), "load_pretrained")
+        name = config.model.image_network
+        pretrained = bool(name) and hasattr(image_network(name), "load_pretrained")
     spec = ModelSpec(
         code_length=config.model.code_length,
         vocabulary=len(data.words),
         image_side=data.image_side,
         image_network=config.model.image_network,
+        text_network=config.model.text_network,
         text_width=config.model.text_width,
+        neck=config.model.neck,
+        dropout=config.model.dropout,
+        retrieval=config.model.retrieval,
     )
     _check_trainable(config.fit, data)
     model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)

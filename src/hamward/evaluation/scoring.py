@@ -4,35 +4,45 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Int8
+from jaxtyping import Float, Int8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.attacks import Attack, craft, encode, own_code_goal
+from hamward.attacks import Attack, craft, encode, encode_items, own_code_goal
 from hamward.data import RetrievalData
-from hamward.metrics import DistanceCounts, distance_counts, mean_average_precision
+from hamward.metrics import (
+    DistanceCounts,
+    distance_counts,
+    mean_average_precision,
+    similarity_counts,
+)
 from hamward.models import HashModel, Victim
 from hamward.types import Modality
 
 __all__ = ["counts_of", "robust_validation_scores", "validation_scores"]
 
 _OTHER: dict[Modality, Modality] = {"image": "text", "text": "image"}
-_ACROSS: dict[Modality, str] = {"image": "i2t", "text": "t2i"}
 
 
 def counts_of(
     data: RetrievalData,
-    query_codes: Int8[Tensor, "q k"],
-    database_codes: Int8[Tensor, "n k"],
+    query_codes: Int8[Tensor, "q k"] | Float[Tensor, "q k"],
+    database_codes: Int8[Tensor, "n k"] | Float[Tensor, "n k"],
     *,
     query: NDArray[np.int64],
     database: NDArray[np.int64],
+    query_labels: Tensor | None = None,
 ) -> DistanceCounts:
-    """Count distances between items of a data set, relevance by shared labels."""
-    return distance_counts(
+    """Count distances between items of a data set, relevance by shared labels.
+
+    Codes are compared by Hamming distance, real-valued embeddings by cosine. `query_labels`
+    replaces the labels of the queries, as targeted attacks are scored.
+    """
+    count = similarity_counts if query_codes.is_floating_point() else distance_counts
+    return count(
         query_codes,
         database_codes,
-        query_labels=data.label(query),
+        query_labels=data.label(query) if query_labels is None else query_labels,
         database_labels=data.label(database),
     )
 
@@ -40,7 +50,8 @@ def counts_of(
 def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]:
     """Score a model on validation queries against the training items.
 
-    Tie-aware MAP over the whole ranking, i2t and t2i; "select" is their mean. Queries and
+    Tie-aware MAP over the whole ranking, i2t and t2i (i2i or t2t for a model of one modality);
+    "select" is their mean. Queries and
     the rest of the database are not looked at.
     """
     scores = _clean(model, data, _train_codes(model, data))
@@ -76,14 +87,16 @@ def robust_validation_scores(
             ids=torch.tensor(data.ids[positions]),
         )
         device = next(model.parameters()).device
-        codes[modality] = victim.codes(modality, made.stored.to(device)).cpu()
+        codes[modality] = encode_items(model, modality, made.stored.to(device))
     attacked = {f"attacked_{k}": v for k, v in _across(data, codes, train).items()}
     scores = {**clean, **attacked}
     return {**scores, "select": sum(scores.values()) / len(scores)}
 
 
 def _train_codes(model: HashModel, data: RetrievalData) -> dict[Modality, Tensor]:
-    return {modality: encode(model, data, modality, data.split.train) for modality in _OTHER}
+    return {
+        modality: encode(model, data, modality, data.split.train) for modality in model.modalities
+    }
 
 
 def _clean(
@@ -102,12 +115,13 @@ def _across(
     """Return the cross-modal MAP of validation codes against the training items."""
     scores = {}
     for modality, query_codes in codes.items():
+        answering = _OTHER[modality] if _OTHER[modality] in train else modality
         counts = counts_of(
             data,
             query_codes,
-            train[_OTHER[modality]],
+            train[answering],
             query=data.positions("validation", modality),
             database=data.split.train,
         )
-        scores[_ACROSS[modality]] = mean_average_precision(counts).value
+        scores[f"{modality[0]}2{answering[0]}"] = mean_average_precision(counts).value
     return scores

@@ -19,6 +19,7 @@ from hamward.metrics.ranking import (
     precision_within_radius,
     recall_at,
 )
+from hamward.metrics.similarity import similarity_counts
 
 __all__ = [
     "DistanceCounts",
@@ -40,5 +41,6 @@ __all__ = [
     "precision_recall_curve",
     "precision_within_radius",
     "recall_at",
+    "similarity_counts",
     "stable_order_map",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from hamward.errors import DataError, ShapeError
 from hamward.index import PackedCodes
 
-__all__ = ["Codes", "Labels", "RetrievalTask"]
+__all__ = ["Codes", "Labels", "RetrievalTask", "check_labels"]
 
 Codes: TypeAlias = Int8[Tensor, "_ _"] | PackedCodes
 Labels: TypeAlias = Shaped[Tensor, "_ _"] | Shaped[np.ndarray, "_ _"]
@@ -59,20 +59,35 @@ class RetrievalTask:
                 f"query codes are on {query.bytes.device}, database codes on "
                 f"{database.bytes.device}: move both to one device"
             )
-        if len(database) == 0:
-            raise ShapeError("the database is empty: there is nothing to rank")
-        query_set = _set_labels(query_labels, "query", len(query))
-        database_set = _set_labels(database_labels, "database", len(database))
-        if query_set.shape[1] != database_set.shape[1]:
-            raise ShapeError(
-                f"query labels have {query_set.shape[1]} columns, database labels "
-                f"{database_set.shape[1]}"
-            )
-        if not database_set.any():
-            raise DataError("no item of the database has a label above 0: nothing can be relevant")
+        query_set, database_set = check_labels(
+            query_labels, database_labels, len(query), len(database)
+        )
         return cls(
             query=query, database=database, query_labels=query_set, database_labels=database_set
         )
+
+
+def check_labels(
+    query_labels: Labels, database_labels: Labels, queries: int, items: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which labels are set, bool (q, C) and (n, C).
+
+    Raises:
+        ShapeError: numbers of items or labels do not fit, or the database is empty.
+        DataError: no item of the database has a label, or labels contain NaN.
+    """
+    if items == 0:
+        raise ShapeError("the database is empty: there is nothing to rank")
+    query_set = _set_labels(query_labels, "query", queries)
+    database_set = _set_labels(database_labels, "database", items)
+    if query_set.shape[1] != database_set.shape[1]:
+        raise ShapeError(
+            f"query labels have {query_set.shape[1]} columns, database labels "
+            f"{database_set.shape[1]}"
+        )
+    if not database_set.any():
+        raise DataError("no item of the database has a label above 0: nothing can be relevant")
+    return query_set, database_set
 
 
 def _packed(codes: Codes) -> PackedCodes:

@@ -31,9 +31,9 @@ class _SameConv(nn.Conv2d):
         height, width = (max(kernel - (s % stride or stride), 0) for s in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
             padding = (height // 2, width // 2)
-            return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)
+            return F.conv2d(input, self.weight, self.bias, self.stride, padding, 1, self.groups)
         padded = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -72,6 +72,7 @@ class EfficientNetLite0(nn.Module):
 
     features = 1280
     fast_in_bf16 = False  # depthwise convolutions are slower there
+    foldable = True
 
     def __init__(self) -> None:
         super().__init__()

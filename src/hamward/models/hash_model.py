@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hamward.errors import AccessError, ConfigError, ShapeError
-from hamward.models.networks import BagOfWordsMLP, bf16_supported, image_network
-from hamward.random import stream_seed
+from hamward.models.networks import bf16_supported, image_network, text_network
+from hamward.random import seeded
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["Encoder", "HashModel", "ModelSpec", "build_hash_model", "frozen"]
@@ -21,18 +22,26 @@ class ModelSpec:
     """All that is needed to build a model's modules before its weights are loaded.
 
     Attributes:
-        code_length: Number of bits K.
+        code_length: Number of bits K, or of dimensions of a real-valued embedding.
         vocabulary: Number of words D of the text input.
         image_side: Height and width of the pictures the model is made for.
-        image_network: Name of the image trunk.
-        text_width: Hidden units of the bag-of-words network.
+        image_network: Name of the image trunk; "" for a model that reads no pictures.
+        text_network: Name of the text trunk; "" for a model that reads no texts.
+        text_width: Hidden units of the text trunk's first layer.
+        neck: Widths of the layers between each trunk and its head (Linear, BatchNorm, ReLU).
+        dropout: Share of the neck's outputs that training drops.
+        retrieval: How items are compared: Hamming distance of codes, or cosine of logits.
     """
 
     code_length: int
     vocabulary: int
     image_side: int = 64
     image_network: str = "efficientnet-lite0"
+    text_network: str = "bow-mlp"
     text_width: int = 8192
+    neck: tuple[int, ...] = ()
+    dropout: float = 0.0
+    retrieval: Literal["hamming", "cosine"] = "hamming"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -44,29 +53,47 @@ class ModelSpec:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name} must be in [{low}, {high}], got {value}")
+        if not self.image_network and not self.text_network:
+            raise ConfigError("a model needs an image network, a text network or both")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        if any(width < 1 for width in self.neck):
+            raise ConfigError(f"widths of the neck must be at least 1, got {self.neck}")
 
 
 class Encoder(nn.Module):
-    """Trunk and linear hash head of one modality: items -> logits, (n, K).
+    """Trunk, neck and linear hash head of one modality: items -> logits, (n, K).
 
-    The trunk may run in bf16; the head never does, since differences between logits are
+    The trunk may run in bf16; neck and head never do, since differences between logits are
     what attacks and codes live on.
     """
 
-    def __init__(self, trunk: nn.Module, code_length: int) -> None:
+    def __init__(self, trunk: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(int(trunk.features), code_length)  # type: ignore[arg-type]
+        width = int(trunk.features)  # type: ignore[arg-type]
+        layers: list[nn.Module] = []
+        for units in spec.neck:
+            layers += [nn.Linear(width, units), nn.BatchNorm1d(units), nn.ReLU()]
+            layers += [nn.Dropout(spec.dropout)] if spec.dropout else []
+            width = units
+        self.neck = nn.Sequential(*layers)
+        self.head = nn.Linear(width, spec.code_length)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
+    def features(self, x: Tensor, *, low_precision: bool = False) -> Float[Tensor, "n d"]:
+        """Return what the head reads, (n, width of the last neck layer or of the trunk)."""
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         low_precision = low_precision and bool(self.trunk.fast_in_bf16) and bf16_supported(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low_precision):
             features = self.trunk(x)
-        logits: Tensor = self.head(features.to(self.head.weight.dtype))
+        necked: Tensor = self.neck(features.to(self.head.weight.dtype))
+        return necked
+
+    def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
+        logits: Tensor = self.head(self.features(x, low_precision=low_precision))
         return logits
 
 
@@ -80,14 +107,14 @@ class HashModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoders = nn.ModuleDict(
-            {
-                "image": Encoder(image_network(spec.image_network), spec.code_length),
-                "text": Encoder(
-                    BagOfWordsMLP(spec.vocabulary, width=spec.text_width), spec.code_length
-                ),
-            }
-        )
+        self.encoders = nn.ModuleDict()
+        if spec.image_network:
+            self.encoders["image"] = Encoder(image_network(spec.image_network), spec)
+        if spec.text_network:
+            trunk = text_network(
+                spec.text_network, vocabulary=spec.vocabulary, width=spec.text_width
+            )
+            self.encoders["text"] = Encoder(trunk, spec)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -98,9 +125,9 @@ class HashModel(nn.Module):
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """Modalities that have an encoder."""
-        return MODALITIES
+        return tuple(m for m in MODALITIES if m in self.encoders)
 
-    def encoder(self, modality: Modality) -> nn.Module:
+    def encoder(self, modality: Modality) -> Encoder:
         """Return the encoder of a modality.
 
         Raises:
@@ -108,7 +135,8 @@ class HashModel(nn.Module):
         """
         if modality not in self.encoders:
             raise AccessError(f"this model encodes {sorted(self.encoders)}, not {modality!r}")
-        return self.encoders[modality]
+        encoder: Encoder = self.encoders[modality]  # type: ignore[assignment]
+        return encoder
 
     def logits(
         self, modality: Modality, x: Tensor, *, low_precision: bool = False
@@ -117,6 +145,27 @@ class HashModel(nn.Module):
 
         Raises:
             ShapeError: `x` does not have the shape of this model's items.
+        """
+        self.check(modality, x)
+        logits: Tensor = self.encoder(modality)(x, low_precision=low_precision)
+        return logits
+
+    def features(
+        self, modality: Modality, x: Tensor, *, low_precision: bool = False
+    ) -> Float[Tensor, "n d"]:
+        """Return the inputs of the hash head, (n, width), of items in [0, 1].
+
+        Raises:
+            ShapeError: `x` does not have the shape of this model's items.
+        """
+        self.check(modality, x)
+        return self.encoder(modality).features(x, low_precision=low_precision)
+
+    def check(self, modality: Modality, x: Tensor) -> None:
+        """Refuse items of another shape than this model's.
+
+        Raises:
+            ShapeError: they are.
         """
         expected = (
             (3, self.spec.image_side, self.spec.image_side)
@@ -128,8 +177,6 @@ class HashModel(nn.Module):
                 f"{modality} items must have shape (n, {', '.join(map(str, expected))}), "
                 f"got {tuple(x.shape)}"
             )
-        logits: Tensor = self.encoder(modality)(x, low_precision=low_precision)
-        return logits
 
     def relaxed(self, modality: Modality, x: Tensor) -> Float[Tensor, "n k"]:
         """Return relaxed codes tanh(u), (n, K), in (-1, 1)."""
@@ -148,8 +195,7 @@ def build_hash_model(spec: ModelSpec, *, seed: int, pretrained: bool = False) ->
         ConfigError: pretrained weights wanted for a trunk that has none.
         ArtifactError: the package with the weights is not installed.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(seed, "weights"))  # CPU only, forked
+    with seeded(seed, "weights"):
         model = HashModel(spec)
     if pretrained:
         load = getattr(model.encoder("image").trunk, "load_pretrained", None)

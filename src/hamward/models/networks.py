@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from hamward.errors import ConfigError, unknown_name
 from hamward.models.efficientnet_lite import EfficientNetLite0
 
-__all__ = ["IMAGE_NETWORKS", "BagOfWordsMLP", "SmallResNet", "bf16_supported", "image_network"]
+__all__ = [
+    "IMAGE_NETWORKS",
+    "TEXT_NETWORKS",
+    "BagOfWordsMLP",
+    "SmallResNet",
+    "bf16_supported",
+    "image_network",
+    "text_network",
+]
 
 
 def bf16_supported(device: torch.device) -> bool:
@@ -43,6 +51,7 @@ class SmallResNet(nn.Module):
 
     features = 256
     fast_in_bf16 = True
+    foldable = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +60,7 @@ class SmallResNet(nn.Module):
         self.stages = nn.Sequential(_Residual(32, 64), _Residual(64, 128), _Residual(128, 256))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x * 4 - 2)))
+        x = F.relu(self.norm(self.stem((x * 4 - 2).to(self.stem.weight.dtype))))
         features: Tensor = self.stages(x)
         return features.mean((2, 3))
 
@@ -90,3 +99,17 @@ def image_network(name: str) -> nn.Module:
     if name not in IMAGE_NETWORKS:
         raise unknown_name("image network", name, IMAGE_NETWORKS)
     return IMAGE_NETWORKS[name]()
+
+
+TEXT_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"bow-mlp": BagOfWordsMLP}
+
+
+def text_network(name: str, *, vocabulary: int, width: int) -> nn.Module:
+    """Build a text trunk by name, with random weights.
+
+    Raises:
+        UnknownNameError: no trunk has this name.
+    """
+    if name not in TEXT_NETWORKS:
+        raise unknown_name("text network", name, TEXT_NETWORKS)
+    return TEXT_NETWORKS[name](vocabulary, width=width)

@@ -7,11 +7,12 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int8, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamward.codes import binarize
 from hamward.errors import AccessError, ConfigError, QueryLimitError, ShapeError
 from hamward.index import HammingIndex
+from hamward.models.folding import fold
 from hamward.models.hash_model import HashModel, frozen
 from hamward.types import Modality
 
@@ -76,6 +77,9 @@ class Victim:
     ledger: QueryLedger = field(default_factory=QueryLedger)
     low_precision: bool = False
     index: HammingIndex | None = None
+    _folded: list[dict[Modality, nn.Module]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.access not in get_args(Access):
@@ -105,9 +109,16 @@ class Victim:
 
     @contextmanager
     def attacked(self) -> Iterator[None]:
-        """Hold the model frozen, gradients to the input enabled, for one attack."""
-        with frozen(self.model), torch.enable_grad():
-            yield
+        """Hold the model frozen, gradients to the input enabled, for one attack.
+
+        Inside, `logits` runs a folded copy of the encoder, made at its first call.
+        """
+        self._folded.append({})
+        try:
+            with frozen(self.model), torch.enable_grad():
+                yield
+        finally:
+            self._folded.pop()
 
     def logits(self, modality: Modality, x: Tensor) -> Float[Tensor, "n k"]:
         """Return logits with a graph to `x`; to be called inside `attacked`.
@@ -117,7 +128,16 @@ class Victim:
         """
         self.require("gradients", "this attack")
         self.ledger.charge(modality, len(x))
-        return self.model.logits(modality, x, low_precision=self.low_precision)
+        if not self._folded:
+            return self.model.logits(modality, x, low_precision=self.low_precision)
+        self.model.check(modality, x)
+        encoders = self._folded[-1]
+        if modality not in encoders:
+            encoders[modality] = fold(
+                self.model.encoder(modality), low_precision=self.low_precision
+            )
+        logits: Tensor = encoders[modality](x, low_precision=self.low_precision)
+        return logits
 
     def codes(self, modality: Modality, x: Tensor) -> Int8[Tensor, "n k"]:
         """Return codes of items, computed in full precision.

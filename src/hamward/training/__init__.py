@@ -3,6 +3,17 @@
 from hamward.training import dcmh
 from hamward.training.dcmh import DCMH
 from hamward.training.fit import FitConfig, Fitted, fit
-from hamward.training.objective import OBJECTIVES, Objective
+from hamward.training.objective import OBJECTIVES, Objective, Phase, Step, modalities_in
 
-__all__ = ["DCMH", "OBJECTIVES", "FitConfig", "Fitted", "Objective", "dcmh", "fit"]
+__all__ = [
+    "DCMH",
+    "OBJECTIVES",
+    "FitConfig",
+    "Fitted",
+    "Objective",
+    "Phase",
+    "Step",
+    "dcmh",
+    "fit",
+    "modalities_in",
+]

@@ -1,19 +1,17 @@
 """DCMH: deep cross-modal hashing."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.losses import pairwise_likelihood, quantization
 from hamward.models import HashModel, frozen
-from hamward.training.objective import OBJECTIVES
+from hamward.training.objective import OBJECTIVES, Phase, Step
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["DCMH", "dcmh_loss"]
@@ -86,12 +84,12 @@ class DCMH:
             if value < 0:
                 raise ConfigError(f"{name} must be at least 0, got {value}")
         self.gamma, self.eta, self.tanh_head = gamma, eta, tanh_head
-        self.outputs: dict[Modality, Tensor] = {}
-        self.codes = torch.empty(0)
+        self.buffers: dict[str, Tensor] = {}
+        self.modules = nn.ModuleDict()
         self.labels = torch.empty(0)
 
     @property
-    def phases(self) -> tuple[Modality, ...]:
+    def phases(self) -> tuple[Phase, ...]:
         """Image, then text."""
         return MODALITIES
 
@@ -102,7 +100,7 @@ class DCMH:
         with torch.no_grad(), frozen(model):
             for modality in MODALITIES:
                 chunks = np.split(positions, range(128, len(positions), 128))
-                self.outputs[modality] = torch.cat(
+                self.buffers[modality] = torch.cat(
                     [
                         self.activate(
                             model.logits(modality, data.inputs(modality, c, device=device))
@@ -116,34 +114,26 @@ class DCMH:
         """Return what the objective works on: u, or tanh(u) with `tanh_head`."""
         return torch.tanh(logits) if self.tanh_head else logits
 
-    def loss(
-        self,
-        model: HashModel,
-        modality: Modality,
-        x: Tensor,
-        *,
-        rows: Int64[Tensor, " b"],
-        ids: Int64[Tensor, " b"],
-        epoch: int,
-    ) -> Float[Tensor, ""]:
+    def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return the DCMH loss of the batch; its outputs enter the buffer first."""
+        ((modality, x),) = step.items.items()
         outputs = self.activate(model.logits(modality, x, low_precision=True))
-        self.remember(modality, rows, outputs)
-        return self.penalty(modality, rows, outputs)
+        self.remember(modality, step.rows, outputs)
+        return self.penalty(modality, step.rows, outputs)
 
     def remember(self, modality: Modality, rows: Tensor, outputs: Tensor) -> None:
         """Write the outputs of some training items into their buffer."""
-        self.outputs[modality][rows] = outputs.detach()
+        self.buffers[modality][rows] = outputs.detach()
 
     def penalty(self, modality: Modality, rows: Tensor, outputs: Tensor) -> Float[Tensor, ""]:
         """Return the loss of outputs that stand for the training items `rows`."""
-        own = self.outputs[modality]
-        other = self.outputs["text" if modality == "image" else "image"]
+        own = self.buffers[modality]
+        other = self.buffers["text" if modality == "image" else "image"]
         return dcmh_loss(
             outputs,
             other,
             (self.labels[rows] @ self.labels.T > 0).to(outputs.dtype),
-            codes=self.codes[rows],
+            codes=self.buffers["codes"][rows],
             rest=own.sum(0) - own[rows].sum(0),
             gamma=self.gamma,
             eta=self.eta,
@@ -151,16 +141,5 @@ class DCMH:
 
     def end_epoch(self) -> None:
         """Set B = sign(F + G)."""
-        total = self.outputs["image"] + self.outputs["text"]
-        self.codes = binarize(total).to(total.dtype)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return F, G and B."""
-        return {"image": self.outputs["image"], "text": self.outputs["text"], "codes": self.codes}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put F, G and B back."""
-        if any(state[k].shape != v.shape for k, v in self.state().items()):
-            raise ValueError("buffers of another number of items or bits")
-        self.outputs = {m: state[m].to(self.codes.device) for m in MODALITIES}
-        self.codes = state["codes"].to(self.codes.device)
+        total = self.buffers["image"] + self.buffers["text"]
+        self.buffers["codes"] = binarize(total).to(total.dtype)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,8 +18,8 @@ from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, TrainingError
 from hamward.models import HashModel
 from hamward.progress import SILENT, Progress
-from hamward.random import item_uniform, permutation
-from hamward.training.objective import Objective
+from hamward.random import item_uniform, permutation, seeded
+from hamward.training.objective import Objective, Phase, Step, modalities_in
 from hamward.types import Modality
 
 __all__ = ["FitConfig", "Fitted", "fit"]
@@ -129,8 +128,10 @@ def fit(
     device = next(model.parameters()).device
     positions = data.split.train
     config.check(len(positions))
-    optimizer = _optimizer(model, config)
-    objective.start(model, data, positions)
+    with seeded(config.seed, "objective"):
+        objective.start(model, data, positions)
+    objective.modules.to(device)
+    optimizer = _optimizer(model, objective, config)
     fitted = Fitted()
     best_state: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
@@ -143,12 +144,22 @@ def fit(
     steps = _steps(objective, len(positions), config, first=len(fitted.history) + 1)
     for epoch, phase, rows in progress.track(steps, total=total - done, label=label):
         model.train()
+        objective.modules.train()
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _schedule(done / total, config.warmup)
-        x, ids = _inputs(data, phase, positions[rows.numpy()], config=config, epoch=epoch)
-        loss = objective.loss(
-            model, phase, x.to(device), rows=rows.to(device), ids=ids.to(device), epoch=epoch
+        step = Step(
+            phase=phase,
+            items=_inputs(
+                data, phase, positions[rows.numpy()], config=config, epoch=epoch, device=device
+            ),
+            rows=rows.to(device),
+            ids=torch.tensor(data.ids[positions[rows.numpy()]], device=device),
+            epoch=epoch,
+            number=done,
+            total=total,
         )
+        with seeded(config.seed, f"step{done}"):  # dropout, the same after a resume
+            loss = objective.loss(model, step)
         if not torch.isfinite(loss):
             kept = f"; the last good state is in {checkpoint}"
             raise TrainingError(
@@ -157,7 +168,7 @@ def fit(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.encoder(phase).parameters(), config.clip_norm)
+        torch.nn.utils.clip_grad_norm_(_trained(optimizer), config.clip_norm)
         optimizer.step()
         losses.append(float(loss.detach()))
         done += 1
@@ -182,7 +193,7 @@ def fit(
 
 def _steps(
     objective: Objective, items: int, config: FitConfig, *, first: int
-) -> Iterator[tuple[int, Modality, Tensor]]:
+) -> Iterator[tuple[int, Phase, Tensor]]:
     """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order."""
     for epoch in range(first, config.epochs + 1):
         for phase in objective.phases:
@@ -194,28 +205,39 @@ def _steps(
 
 def _inputs(
     data: RetrievalData,
-    modality: Modality,
+    phase: Phase,
     chosen: NDArray[np.int64],
     *,
     config: FitConfig,
     epoch: int,
-) -> tuple[Tensor, Int64[Tensor, " b"]]:
-    ids = torch.tensor(data.ids[chosen])
-    x = data.inputs(modality, chosen)
-    if modality == "image" and config.flip:
+    device: torch.device,
+) -> dict[Modality, Tensor]:
+    items = {m: data.inputs(m, chosen, device=device) for m in modalities_in(phase)}
+    if "image" in items and config.flip:
+        x, ids = items["image"], torch.tensor(data.ids[chosen])
         coin = item_uniform(ids, (1, 1, 1), seed=config.seed, stream=f"flip{epoch}") < 0.5
-        x = torch.where(coin, x.flip(3), x)
-    return x, ids
+        items["image"] = torch.where(coin.to(device), x.flip(3), x)
+    return items
 
 
-def _optimizer(model: HashModel, config: FitConfig) -> torch.optim.AdamW:
+def _optimizer(model: HashModel, objective: Objective, config: FitConfig) -> torch.optim.AdamW:
     groups = []
-    for modality, rate in (("image", config.image_rate), ("text", config.text_rate)):
-        encoder = model.encoder(modality)  # type: ignore[arg-type]
-        for part, peak in (("trunk", rate), ("head", rate * config.head_factor)):
-            parameters = list(getattr(encoder, part).parameters())
-            groups.append({"params": parameters, "lr": peak, "peak": peak})
+    rates = {"image": config.image_rate, "text": config.text_rate}
+    for modality in model.modalities:
+        encoder, rate = model.encoder(modality), rates[modality]
+        heads = list(encoder.head.parameters())
+        trunk = [p for p in encoder.parameters() if all(p is not h for h in heads)]
+        for part, peak in ((trunk, rate), (heads, rate * config.head_factor)):
+            groups.append({"params": part, "lr": peak, "peak": peak})
+    extra = list(objective.modules.parameters())
+    if extra:
+        groups.append({"params": extra, "lr": config.text_rate, "peak": config.text_rate})
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters that this step moves."""
+    return [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
 
 
 def _schedule(share: float, warmup: float) -> float:
@@ -237,7 +259,8 @@ def _save(
     tensors = {
         **{f"model/{k}": v for k, v in model.state_dict().items()},
         **{f"best/{k}": v for k, v in best.items()},
-        **{f"objective/{k}": v for k, v in objective.state().items()},
+        **{f"buffers/{k}": v for k, v in objective.buffers.items()},
+        **{f"modules/{k}": v for k, v in objective.modules.state_dict().items()},
         **{f"optimizer/{i}/{k}": v for i, part in state.items() for k, v in part.items()},
     }
     log = {"best_epoch": fitted.best_epoch, "best": fitted.best, "history": fitted.history}
@@ -258,7 +281,8 @@ def _load(
     try:
         log: dict[str, Any] = json.loads(bytes(tensors["log"].tolist()))
         model.load_state_dict(part("model"))
-        objective.load_state(part("objective"))
+        objective.modules.load_state_dict(part("modules"))
+        _restore(objective.buffers, part("buffers"), device)
         state = optimizer.state_dict()
         for key, value in part("optimizer").items():
             index, name = key.split("/")
@@ -272,3 +296,10 @@ def _load(
         return Fitted(**log), best
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{file}: not a checkpoint of this training run ({error})") from error
+
+
+def _restore(buffers: dict[str, Tensor], kept: Mapping[str, Tensor], device: torch.device) -> None:
+    for name, now in buffers.items():
+        if kept[name].shape != now.shape:
+            raise ValueError(f"buffer {name} has shape {tuple(kept[name].shape)}")
+    buffers.update({name: value.to(device) for name, value in kept.items()})

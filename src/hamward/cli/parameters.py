@@ -1,0 +1,45 @@
+"""Parameters that several commands share, and the set-up of the process that they ask for."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from hamward.progress import Progress, ProgressKind, progress_of
+
+__all__ = ["ConfigFile", "Options", "Out", "Resume", "Set", "Show", "Threads", "prepare"]
+
+Show = Annotated[
+    ProgressKind, Parameter(name="--progress", help="Progress display; auto is rich on a terminal.")
+]
+Threads = Annotated[int | None, Parameter(help="CPU threads; default all cores.")]
+Out = Annotated[Path, Parameter(help="Run folder to write.")]
+Resume = Annotated[bool, Parameter(negative=(), help="Continue an interrupted run in --out.")]
+Options = Annotated[
+    str, Parameter(help="Options of the method, e.g. --steps 20; see `hamward list METHOD`.")
+]
+ConfigFile = Annotated[
+    Path | None, Parameter(name="--config", help="TOML file; the command line overrides it.")
+]
+Set = Annotated[
+    tuple[str, ...] | None,
+    Parameter(name="--set", help="Any configuration key, e.g. --set fit.epochs=3.", negative=()),
+]
+
+
+def prepare(threads: int | None, progress: ProgressKind) -> Progress:
+    """Set up this process: allocator, threads, progress display."""
+    import os
+
+    from hamward.errors import ConfigError
+    from hamward.process import tune_process
+
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    tune_process()
+    import torch  # after tune_process: OpenMP reads its settings once
+
+    if threads is None and hasattr(os, "sched_getaffinity"):  # not on macOS
+        threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    return progress_of(progress)

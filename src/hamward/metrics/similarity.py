@@ -1,0 +1,82 @@
+"""Counts for real-valued embeddings: cosine similarity in fine steps, nothing sorted."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hamward.errors import ConfigError, ShapeError
+from hamward.metrics._task import Labels, check_labels
+from hamward.metrics.counts import DistanceCounts
+
+__all__ = ["similarity_counts"]
+
+_CHUNK_PAIRS = 1 << 22
+
+
+def similarity_counts(
+    query: Float[Tensor, "q d"],
+    database: Float[Tensor, "n d"],
+    *,
+    query_labels: Labels,
+    database_labels: Labels,
+    levels: int = 8192,
+) -> DistanceCounts:
+    """Count the items and the relevant items at each level of cosine distance of each query.
+
+    Cosine distance (1 - cos) / 2 is cut into equal levels. Items on one level count as tied, so
+    every tie-aware metric of Hamming rankings holds here too, and its optimistic and
+    pessimistic ends show what the levels hide.
+
+    Args:
+        query: (q, d) embeddings of any length but zero.
+        database: (n, d) embeddings, on the same device.
+        query_labels: (q, C) multi-hot; a label is set where it is above 0.
+        database_labels: (n, C) multi-hot.
+        levels: Number of levels.
+
+    Returns:
+        The counts, with `code_length` = levels - 1.
+
+    Raises:
+        ShapeError: sizes do not fit, the database is empty, or a value is not finite.
+        DataError: no item of the database has a label, or labels contain NaN.
+        ConfigError: levels is below 2.
+
+    Example:
+        >>> x, labels = torch.eye(2), torch.eye(2)
+        >>> counts = similarity_counts(x, x, query_labels=labels, database_labels=labels, levels=3)
+        >>> counts.relevant
+        array([[1, 0, 0],
+               [1, 0, 0]])
+    """
+    if levels < 2:
+        raise ConfigError(f"levels must be at least 2, got {levels}")
+    if query.shape[1] != database.shape[1]:
+        raise ShapeError(
+            f"query embeddings have {query.shape[1]} dimensions, those of the database "
+            f"{database.shape[1]}: encode both with the same victim"
+        )
+    for name, x in (("query", query), ("database", database)):
+        if not bool(torch.isfinite(x).all()):
+            raise ShapeError(f"{name} embeddings hold values that are not finite")
+    asked, known = check_labels(query_labels, database_labels, len(query), len(database))
+    device = query.device
+    unit = torch.nn.functional.normalize(query.double(), dim=1)
+    others = torch.nn.functional.normalize(database.double(), dim=1).T.contiguous()
+    wanted = torch.from_numpy(asked).to(device, torch.float32)
+    have = torch.from_numpy(known).to(device, torch.float32).T.contiguous()
+    items = np.zeros((len(query), levels), np.int64)
+    relevant = np.zeros_like(items)
+    step = max(1, _CHUNK_PAIRS // max(1, len(database)))
+    for start in range(0, len(query), step):
+        rows = slice(start, min(start + step, len(query)))
+        distance = (1 - unit[rows] @ others).div_(2).clamp_(0, 1)
+        level = distance.mul_(levels - 1).round_().long()
+        bins = level + torch.arange(len(level), device=device).unsqueeze(1) * levels
+        size = len(level) * levels
+        hit = wanted[rows] @ have > 0
+        items[rows] = torch.bincount(bins.flatten(), minlength=size).view(-1, levels).cpu().numpy()
+        counted = torch.bincount(bins[hit], minlength=size)
+        relevant[rows] = counted.view(-1, levels).cpu().numpy()
+    return DistanceCounts(items=items, relevant=relevant, code_length=levels - 1)
