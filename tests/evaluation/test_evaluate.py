@@ -4,21 +4,24 @@ import copy
 import dataclasses
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from conftest import make_model
+from torch import Tensor
 
 from hamward.artifacts import read_json, read_table, read_tensors, write_json
-from hamward.attacks import OwnCode, RandomNoise, encode
+from hamward.attacks import Budget, Goal, OwnCode, RandomNoise, encode
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
 from hamward.evaluation import CLEAN, Evaluation, Row, evaluate, markdown_table
 from hamward.evaluation.evaluate import adversarial_file
 from hamward.evaluation.table import protocol_line
 from hamward.metrics import distance_counts, mean_average_precision
-from hamward.models import HashModel, ModelSpec, build_hash_model
-from hamward.types import DIRECTIONS, modalities_of
+from hamward.models import HashModel, ModelSpec, Victim, build_hash_model
+from hamward.models.victim import Access
+from hamward.types import DIRECTIONS, Modality, modalities_of
 
 OWN = OwnCode(eps=8 / 255, text_eps=0.4, steps=3)
 ATTACKS = {"own-code@8/255": OWN, "random-noise": RandomNoise(text_eps=0.4)}
@@ -240,7 +243,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_crafted(
         spec = {**{f.name: getattr(model.spec, f.name) for f in dataclasses.fields(ModelSpec)}}
         other = build_hash_model(ModelSpec(**{**spec, **change}), seed=0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys.modules["hamward.evaluation.evaluate"], "craft", refuse)
+            patch.setattr(sys.modules["hamward.evaluation.crafting"], "craft", refuse)
             with pytest.raises(ShapeError, match=f"victim 'b' reads .*{message}"):
                 evaluate({"a": model, "b": other}, data, ATTACKS)
 
@@ -248,3 +251,71 @@ def test_what_does_not_fit_is_refused_before_anything_is_crafted(
 def test_few_queries_are_enough(model: HashModel, data: RetrievalData) -> None:
     one = evaluate({"v": model}, data.limit(queries=1), {"a": OWN})
     assert one.find("v", "a", "i2t").queries == 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Impostor:
+    """A targeted attack that needs no gradient: it shows a database item with the target label."""
+
+    access: ClassVar[Access] = "ranks"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+    targeted: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = False
+    data: RetrievalData
+
+    def budget(self, modality: Modality) -> Budget:
+        return Budget(eps=1.0)
+
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
+        assert goal.target_label is not None and goal.label is not None
+        assert not (goal.target_label * goal.label).any(), "T4: no label in common"
+        assert victim.index is not None and victim.access == "ranks"
+        pool = self.data.split.train
+        same = goal.target_label @ self.data.label(pool).T
+        return self.data.inputs("image", pool[same.argmax(1).numpy()])
+
+
+def test_targeted_attacks_are_scored_by_the_labels_they_aim_at(
+    model: HashModel, data: RetrievalData
+) -> None:
+    rows = evaluate({"v": model}, data, {"impostor": Impostor(data=data)})
+    row = rows.find("v", "impostor", "i2t")
+    assert row.target_map is not None and row.target_chance is not None
+    assert row.target_map > row.target_chance + 0.2
+    assert row.map < rows.find("v", CLEAN, "i2t").map
+    assert {r.direction for r in rows.rows if r.attack != CLEAN} == {"i2t", "i2i"}
+    assert rows.find("v", CLEAN, "i2t").target_map is None
+    table = markdown_table(rows)
+    assert "t-MAP" in table and f"{row.target_map:.3f}" in table
+    assert "t-MAP" not in markdown_table(evaluate({"v": model}, data, {}))
+
+
+def test_a_model_of_one_modality_is_scored_within_it(data: RetrievalData) -> None:
+    spec = ModelSpec(
+        code_length=16,
+        vocabulary=0 + 12,
+        image_side=16,
+        image_network="small-resnet",
+        text_network="",
+    )
+    victim = build_hash_model(spec, seed=0).eval()
+    rows = evaluate({"v": victim}, data, {"random-noise": RandomNoise()})
+    assert {r.direction for r in rows.rows} == {"i2i"}
+
+
+def test_real_valued_victims_are_ranked_by_cosine(data: RetrievalData, model: HashModel) -> None:
+    spec = dataclasses.replace(model.spec, retrieval="cosine")
+    victim = build_hash_model(spec, seed=0)
+    victim.load_state_dict(model.state_dict())
+    row = evaluate({"v": victim.eval()}, data, {}).find("v", CLEAN, "i2t")
+    x = encode(victim, data, "image", data.split.query)
+    y = encode(victim, data, "text", data.split.database)
+    cosine = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
+    relevant = data.label(data.split.query) @ data.label(data.split.database).T > 0
+    values = []
+    for scores, hits in zip(cosine, relevant, strict=True):
+        found = hits[scores.argsort(descending=True)]
+        places = torch.arange(1, len(found) + 1)
+        values.append(float((found.cumsum(0) / places)[found].mean()))
+    assert row.map == pytest.approx(sum(values) / len(values), abs=5e-3)
+    assert row.optimistic - row.pessimistic < 0.05

@@ -21,6 +21,7 @@ from hamward.attacks.craft import (
     reference_codes,
 )
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.targets import TargetProtocol, choose_targets
 
 __all__ = [
     "ATTACKS",
@@ -33,9 +34,11 @@ __all__ = [
     "OwnCode",
     "RandomNoise",
     "References",
+    "TargetProtocol",
     "TrainableAttack",
     "ascend",
     "check_steps",
+    "choose_targets",
     "cmla",
     "craft",
     "encode",

@@ -184,12 +184,15 @@ def craft(
             if not torch.equal(kept["ids"], ids[rows].cpu()):
                 raise ArtifactError(f"{file}: holds other items: crafted with another batch size?")
             made.append(kept["x_adv"].to(x.device))
+            victim.ledger.charge(goal.modality, int(kept["submissions"]))
             continue
+        before = victim.ledger.total
         part = attack(
             victim, x[rows].to(device), goal.select(rows), ids=ids[rows].to(device), seed=seed
         ).to(x.device)
         if file is not None:
-            write_tensors(file, {"ids": ids[rows], "x_adv": part})
+            used = torch.tensor(victim.ledger.total - before)
+            write_tensors(file, {"ids": ids[rows], "x_adv": part, "submissions": used})
         made.append(part)
     x_adv = torch.cat(made) if made else x.clone()
     image = goal.modality == "image"

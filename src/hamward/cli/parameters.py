@@ -1,13 +1,23 @@
 """Parameters that several commands share, and the set-up of the process that they ask for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from hamward.progress import Progress, ProgressKind, progress_of
 
-__all__ = ["ConfigFile", "Options", "Out", "Resume", "Set", "Show", "Threads", "prepare"]
+__all__ = [
+    "ConfigFile",
+    "Options",
+    "Out",
+    "Resume",
+    "Set",
+    "Show",
+    "TargetProtocol",
+    "Threads",
+    "prepare",
+]
 
 Show = Annotated[
     ProgressKind, Parameter(name="--progress", help="Progress display; auto is rich on a terminal.")
@@ -20,6 +30,10 @@ Options = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None, Parameter(name="--config", help="TOML file; the command line overrides it.")
+]
+TargetProtocol = Annotated[
+    Literal["T1", "T2", "T3", "T4"],
+    Parameter(help="Labels that targeted attacks shall reach; T4: none of the query's own."),
 ]
 Set = Annotated[
     tuple[str, ...] | None,

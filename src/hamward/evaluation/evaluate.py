@@ -1,31 +1,26 @@
 """Victims x attacks x modalities -> rows of numbers that carry their protocol."""
 
-import hashlib
-import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hamward.artifacts import digest_of, read_tensors, write_tensors
+from hamward.artifacts import write_tensors
 from hamward.attacks import (
     Attack,
-    Crafted,
-    craft,
+    TargetProtocol,
+    TrainableAttack,
     encode,
     encode_items,
     measure,
-    own_code_goal,
-    round_to_grid,
 )
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError, ConfigError, ShapeError
+from hamward.errors import ConfigError, ShapeError
+from hamward.evaluation.crafting import Job, Made, adversarial_file
 from hamward.evaluation.results import CLEAN, Curve, Evaluation, Row
 from hamward.evaluation.scoring import counts_of
 from hamward.metrics import (
@@ -37,7 +32,7 @@ from hamward.metrics import (
     precision_at,
     precision_recall_curve,
 )
-from hamward.models import HashModel, Victim
+from hamward.models import HashModel
 from hamward.progress import SILENT, Progress
 from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
 
@@ -49,10 +44,11 @@ _PRECISION_AT = (1, 5, 10, 20, 50, 100, 200, 500)
 def evaluate(
     victims: Mapping[str, HashModel],
     data: RetrievalData,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, Attack | TrainableAttack],
     *,
     modalities: tuple[Modality, ...] = ("image", "text"),
     transfer_from: str | None = None,
+    target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
     low_precision: bool = True,
@@ -71,6 +67,7 @@ def evaluate(
         modalities: Sides that are attacked.
         transfer_from: Name of a victim whose adversarial items are also sent to the others;
             those rows say so and are no robustness figures.
+        target_protocol: Which labels targeted attacks shall reach; see `choose_targets`.
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk; changes nothing but speed.
         low_precision: Craft with bf16 trunks where that is faster; codes never are.
@@ -88,70 +85,58 @@ def evaluate(
     for name, model in victims.items():
         _check_fit(name, model, data)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
-    crafted: dict[tuple[str, str, Modality], tuple[Crafted, float]] = {}
+    crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
         scorer = _Scorer(name=name, model=model, data=data, seed=seed, progress=progress)
         rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
             for modality in _attackable(attack, model, modalities):
-                victim = Victim(model=model, low_precision=low_precision)
-                positions = data.positions("query", modality)
-                file = folder and adversarial_file(folder, name, attack_name, modality)
-                made, seconds = _craft_or_read(
-                    attack,
-                    victim,
-                    data,
-                    modality,
-                    positions,
+                job = Job(
+                    name=name,
+                    attack_name=attack_name,
+                    attack=attack,
+                    model=model,
+                    data=data,
+                    modality=modality,
+                    searched=scorer.searched(modality),
+                    target_protocol=target_protocol,
                     seed=seed,
                     batch_size=batch_size,
-                    progress=progress,
-                    label=f"{name}: {attack_name}, {modality}",
-                    file=file,
+                    low_precision=low_precision,
                 )
-                crafted[name, attack_name, modality] = made, seconds
-                rows[name].extend(
-                    scorer.attacked(attack_name, attack, made, seconds, crafted_on=name)
-                )
+                crafted[name, attack_name, modality] = job.run(folder, progress=progress)
+                sources = [name]
                 if transfer_from is not None and transfer_from != name:
-                    source, seconds = crafted[transfer_from, attack_name, modality]
-                    rows[name].extend(
-                        scorer.attacked(
-                            attack_name, attack, source, seconds, crafted_on=transfer_from
+                    sources.append(transfer_from)
+                for source in sources:
+                    made = crafted.get((source, attack_name, modality))
+                    if made is not None:
+                        rows[name].extend(
+                            scorer.attacked(attack_name, attack, made, crafted_on=source)
                         )
-                    )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
     return Evaluation(
-        protocol=_protocol(victims, data, attacks, seed=seed),
+        protocol=_protocol(victims, data, attacks, target_protocol=target_protocol, seed=seed),
         rows=tuple(row for name in victims for row, _ in rows[name]),
         curves=tuple(curve for name in victims for _, curve in rows[name]),
     )
 
 
-def adversarial_file(folder: Path, victim: str, attack: str, modality: Modality) -> Path:
-    """Return where an evaluation keeps the adversarial items of one attack on one victim.
-
-    The file holds ids, x_adv (as crafted), seconds (per item) and made_by (what decided it).
-    """
-    stem = f"{attack}-{modality}".replace("/", "_")
-    return folder / "adversarial" / victim / f"{stem}.safetensors"
-
-
 def _attackable(
-    attack: Attack, model: HashModel, modalities: tuple[Modality, ...]
+    attack: Attack | TrainableAttack, model: HashModel, modalities: tuple[Modality, ...]
 ) -> list[Modality]:
     return [m for m in modalities if m in model.modalities and m in attack.modalities]
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
-    if model.spec.vocabulary != len(data.words):
+    if "text" in model.modalities and model.spec.vocabulary != len(data.words):
         raise ShapeError(
             f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "
             f"{len(data.words)}: it was trained on another vocabulary"
         )
-    if model.spec.image_side != data.image_side:
+    if "image" in model.modalities and model.spec.image_side != data.image_side:
         raise ShapeError(
             f"victim {name!r} reads pictures of side {model.spec.image_side}, {data.name} was "
             f"loaded with {data.image_side}"
@@ -161,8 +146,9 @@ def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
 def _protocol(
     victims: Mapping[str, HashModel],
     data: RetrievalData,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, Attack | TrainableAttack],
     *,
+    target_protocol: TargetProtocol,
     seed: int,
 ) -> dict[str, Any]:
     return {
@@ -178,73 +164,11 @@ def _protocol(
         "text_queries_without_words": "left out",
         "interval": "95 % bootstrap over queries, 2,000 draws",
         "image_scores": "after rounding to 8 bits, unless a row says float",
+        "target_protocol": target_protocol,
         "seed": seed,
         "code_length": {name: model.code_length for name, model in victims.items()},
         "attacks": {n: {"class": type(a).__name__, **to_mapping(a)} for n, a in attacks.items()},
     }
-
-
-def _craft_or_read(
-    attack: Attack,
-    victim: Victim,
-    data: RetrievalData,
-    modality: Modality,
-    positions: np.ndarray,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-    label: str,
-    file: Path | None,
-) -> tuple[Crafted, float]:
-    ids = torch.tensor(data.ids[positions])
-    x = data.inputs(modality, positions)
-    made_by = _fingerprint(attack, victim, seed=seed)
-    if file is not None and file.exists():
-        stored = read_tensors(file)
-        if not torch.equal(stored["ids"], ids):
-            raise ArtifactError(f"{file}: holds other items than the queries of {data.name}")
-        if "made_by" not in stored or bytes(stored["made_by"].tolist()).decode() != made_by:
-            raise ArtifactError(
-                f"{file}: crafted with other options, another seed or another victim: choose "
-                "another folder"
-            )
-        x_adv = stored["x_adv"]
-        on_grid = round_to_grid(x_adv, x, attack.budget(modality)) if modality == "image" else x_adv
-        made = Crafted(modality=modality, ids=ids, x_adv=x_adv, stored=on_grid)
-        return made, float(stored["seconds"])
-    goal = own_code_goal(attack, victim, data, modality, positions, seed=seed)
-    parts = None if file is None else file.with_suffix(f".{made_by}.parts")
-    start = time.perf_counter()
-    made = craft(
-        attack,
-        victim,
-        x,
-        goal,
-        ids=ids,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-        label=label,
-        parts=parts,
-    )
-    seconds = (time.perf_counter() - start) / max(len(x), 1)
-    if file is not None and parts is not None:
-        tensors = {"ids": ids, "x_adv": made.x_adv, "seconds": torch.tensor(seconds)}
-        signed = torch.frombuffer(bytearray(made_by.encode()), dtype=torch.uint8)
-        write_tensors(file, {**tensors, "made_by": signed})
-        shutil.rmtree(parts, ignore_errors=True)
-    return made, seconds
-
-
-def _fingerprint(attack: Attack, victim: Victim, *, seed: int) -> str:
-    """Name all that decides what an attack makes of an item, so that nothing stale is read."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(victim.model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    options = {"class": type(attack).__name__, **to_mapping(attack)}
-    return digest_of([options, seed, victim.low_precision, weights.hexdigest()])
 
 
 @dataclass(kw_only=True)
@@ -272,14 +196,15 @@ class _Scorer:
             yield self._row(direction, self.codes[f"query/{modality}"], attack=CLEAN)
 
     def attacked(
-        self, attack_name: str, attack: Attack, made: Crafted, seconds: float, *, crafted_on: str
+        self, attack_name: str, attack: Attack | TrainableAttack, made: Made, *, crafted_on: str
     ) -> Iterator[tuple[Row, Curve]]:
         """Score adversarial items in the directions that start from their modality."""
-        modality = made.modality
+        modality, crafted = made.crafted.modality, made.crafted
         x = self.data.inputs(modality, self.data.positions("query", modality))
-        forms = {"feature-space": made.x_adv}
+        budget = attack.budget(modality)
+        forms = {"as typed" if str(budget.norm) == "edits" else "feature-space": crafted.x_adv}
         if modality == "image":
-            forms = {"8-bit": made.stored, "float": made.x_adv}
+            forms = {"8-bit": crafted.stored, "float": crafted.x_adv}
         for form, items in forms.items():
             codes = encode_items(self.model, modality, items)
             if form != "float":
@@ -294,12 +219,19 @@ class _Scorer:
                     attack=attack_name,
                     crafted_on=crafted_on,
                     stored=form,
-                    eps=attack.budget(modality).eps,
-                    norm=attack.budget(modality).norm,
+                    eps=budget.eps,
+                    norm=budget.norm,
                     rms=float(distortion.rms.mean()),
                     linf=float(distortion.linf.max()),
-                    seconds=seconds,
+                    seconds=made.seconds,
+                    submissions=made.submissions,
+                    target_label=made.target_label,
                 )
+
+    def searched(self, modality: Modality) -> Tensor:
+        """Return the database codes that queries of a modality are compared with."""
+        others = [m for m in self.model.modalities if m != modality]
+        return self.codes[f"database/{(others or [modality])[0]}"]
 
     def _directions(self) -> list[Direction]:
         known = self.model.modalities
@@ -318,6 +250,8 @@ class _Scorer:
         rms: float = 0.0,
         linf: float = 0.0,
         seconds: float = 0.0,
+        submissions: int = 0,
+        target_label: Tensor | None = None,
     ) -> tuple[Row, Curve]:
         asking, answering = modalities_of(direction)
         query, database = self.data.positions("query", asking), self.data.split.database
@@ -328,6 +262,7 @@ class _Scorer:
         low, high = bootstrap_interval(average_precision(counts), seed=self.seed)
         if direction not in self.chances:
             self.chances[direction] = chance_map(counts).value
+        targeted = None if target_label is None else self._reached(codes, direction, target_label)
         row = Row(
             victim=self.name,
             attack=attack,
@@ -347,8 +282,23 @@ class _Scorer:
             linf=linf,
             queries=score.queries,
             seconds=seconds,
+            submissions=submissions,
+            target_map=None if targeted is None else mean_average_precision(targeted).value,
+            target_chance=None if targeted is None else chance_map(targeted).value,
         )
         return row, _curve(counts)
+
+    def _reached(self, codes: Tensor, direction: Direction, target_label: Tensor) -> DistanceCounts:
+        """Count with the target's labels as the queries' own: their MAP is t-MAP."""
+        asking, answering = modalities_of(direction)
+        return counts_of(
+            self.data,
+            codes,
+            self.codes[f"database/{answering}"],
+            query=self.data.positions("query", asking),
+            database=self.data.split.database,
+            query_labels=target_label,
+        )
 
 
 def _curve(counts: DistanceCounts) -> Curve:

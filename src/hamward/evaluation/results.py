@@ -38,6 +38,9 @@ class Row:
         linf: Largest perturbation of any item, as stored.
         queries: Queries with a relevant item.
         seconds: Crafting time per item; wall clock of this machine.
+        submissions: Items sent to the attacked model, all steps and any training together.
+        target_map: Targeted attacks: MAP towards the target's labels (t-MAP).
+        target_chance: t-MAP of a random ranking.
     """
 
     victim: str
@@ -58,6 +61,9 @@ class Row:
     linf: float
     queries: int
     seconds: float
+    submissions: int = 0
+    target_map: float | None = None
+    target_chance: float | None = None
 
     @property
     def transfer(self) -> bool:

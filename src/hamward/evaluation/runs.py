@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hamward.artifacts import RunFolder, write_table
-from hamward.attacks import ATTACKS, Attack
+from hamward.attacks import ATTACKS, Attack, TargetProtocol, TrainableAttack
 from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import RetrievalData, load_data
 from hamward.data.split import SPLIT_NAMES
@@ -112,6 +112,7 @@ class EvaluateConfig:
             "@") and the attack's options.
         modalities: Sides that are attacked.
         transfer_from: Victim whose adversarial items are also sent to the others.
+        target_protocol: Which labels targeted attacks shall reach: T1 to T4.
         queries: Use this many queries only (evenly spaced); None is all.
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk.
@@ -121,6 +122,7 @@ class EvaluateConfig:
     attacks: dict[str, Any] = field(default_factory=dict)
     modalities: tuple[Modality, ...] = ("image", "text")
     transfer_from: str | None = None
+    target_protocol: TargetProtocol = "T4"
     queries: int | None = None
     seed: int = 0
     batch_size: int = 64
@@ -279,6 +281,7 @@ def evaluate_run(
         attacks,
         modalities=config.modalities,
         transfer_from=config.transfer_from,
+        target_protocol=config.target_protocol,
         seed=config.seed,
         batch_size=config.batch_size,
         progress=progress,
@@ -329,7 +332,7 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
     )
 
 
-def make_attack(name: str, options: Mapping[str, Any]) -> Attack:
+def make_attack(name: str, options: Mapping[str, Any]) -> Attack | TrainableAttack:
     """Build a configured attack; its registered name is `options["attack"]` or before "@".
 
     Raises:
@@ -338,7 +341,7 @@ def make_attack(name: str, options: Mapping[str, Any]) -> Attack:
     """
     values = dict(options)
     entry = ATTACKS[values.pop("attack", name.split("@", maxsplit=1)[0])]
-    attack: Attack = call_with(entry.make, values, path=f"{entry.name}: ")
+    attack: Attack | TrainableAttack = call_with(entry.make, values, path=f"{entry.name}: ")
     return attack
 
 

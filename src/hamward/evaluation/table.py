@@ -16,6 +16,8 @@ def table_cells(
     Transfers are left out: they are no robustness figures.
     """
     header = ["victim", "attack", "eps", "direction", "MAP", "95 %", "chance", "flips", "D (rms)"]
+    targeted = any(row.target_map is not None for row in evaluation.rows)
+    header += ["t-MAP", "t-chance"] if targeted else []
     body = [
         [
             row.victim,
@@ -27,6 +29,7 @@ def table_cells(
             f"{row.chance:.3f}",
             "" if row.attack == CLEAN else f"{row.flips:.0%}",
             "" if row.attack == CLEAN else f"{row.rms:.4f}",
+            *(_target(row) if targeted else ()),
         ]
         for direction in directions
         for row in evaluation.rows
@@ -64,3 +67,9 @@ def _eps(row: Row) -> str:
     if row.stored == "feature-space" or row.norm != "linf":
         return f"{row.eps:g}"
     return f"{row.eps * 255:g}/255"
+
+
+def _target(row: Row) -> tuple[str, str]:
+    if row.target_map is None or row.target_chance is None:
+        return "", ""
+    return f"{row.target_map:.3f}", f"{row.target_chance:.3f}"
