@@ -154,7 +154,9 @@ def test_a_killed_evaluation_resumes_to_equal_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_run(TRAIN, tmp_path / "victim")
-    config = EvaluateConfig(victims={"v": str(tmp_path / "victim")}, attacks=ATTACKS, batch_size=8)
+    config = EvaluateConfig(
+        victims={"v": str(tmp_path / "victim")}, attacks=ATTACKS, batch_size=8, diagnose=False
+    )
     whole = evaluate_run(config, tmp_path / "whole")
     calls = []
     original = OwnCode.__call__

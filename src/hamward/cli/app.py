@@ -10,6 +10,7 @@ from hamward import __version__
 from hamward.cli.data_app import data_app
 from hamward.cli.parameters import (
     ConfigFile,
+    Diagnose,
     Options,
     Out,
     Resume,
@@ -175,6 +176,7 @@ def attack(
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
+    diagnose: Diagnose = True,
     resume: Resume = False,
     threads: Threads = None,
     progress: Show = "auto",
@@ -192,6 +194,7 @@ def attack(
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
+        diagnose=diagnose,
         resume=resume,
         threads=threads,
         progress=progress,
@@ -214,6 +217,7 @@ def evaluate(
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
+    diagnose: Diagnose = True,
     resume: Resume = False,
     threads: Threads = None,
     progress: Show = "auto",
@@ -230,6 +234,7 @@ def evaluate(
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
+        diagnose=diagnose,
         transfer_from=transfer_from,
         resume=resume,
         threads=threads,
@@ -276,6 +281,7 @@ def _evaluate(
     target_protocol: str,
     seed: int,
     batch_size: int,
+    diagnose: bool,
     resume: bool,
     threads: int | None,
     progress: ProgressKind,
@@ -293,6 +299,7 @@ def _evaluate(
         "target_protocol": target_protocol,
         "seed": seed,
         "batch_size": batch_size,
+        "diagnose": diagnose,
         "transfer_from": transfer_from,
     }
     config = from_mapping(EvaluateConfig, values)
@@ -310,11 +317,13 @@ def _print_training(out: Path) -> None:
 
 
 def _print_evaluation(evaluation: Any) -> None:
-    from hamward.evaluation.table import markdown_table, protocol_line
+    from hamward.evaluation.table import flag_lines, markdown_table, protocol_line
 
     print()
     print(markdown_table(evaluation))
     print(f"\n{protocol_line(evaluation)}")
+    for line in flag_lines(evaluation):
+        print(line)
 
 
 def main(arguments: list[str] | None = None) -> None:

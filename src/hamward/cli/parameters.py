@@ -23,6 +23,9 @@ Show = Annotated[
     ProgressKind, Parameter(name="--progress", help="Progress display; auto is rich on a terminal.")
 ]
 Threads = Annotated[int | None, Parameter(help="CPU threads; default all cores.")]
+Diagnose = Annotated[
+    bool, Parameter(help="Probe each victim for masked gradients with a few queries.")
+]
 Out = Annotated[Path, Parameter(help="Run folder to write.")]
 Resume = Annotated[bool, Parameter(negative=(), help="Continue an interrupted run in --out.")]
 Options = Annotated[

@@ -21,7 +21,8 @@ from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
 from hamward.evaluation.crafting import Job, Made, adversarial_file
-from hamward.evaluation.results import CLEAN, Curve, Evaluation, Row
+from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
+from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
 from hamward.evaluation.scoring import counts_of
 from hamward.metrics import (
     DistanceCounts,
@@ -52,6 +53,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 64,
     low_precision: bool = True,
+    diagnose: bool = False,
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> Evaluation:
@@ -71,6 +73,8 @@ def evaluate(
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk; changes nothing but speed.
         low_precision: Craft with bf16 trunks where that is faster; codes never are.
+        diagnose: Probe each victim for signs of masked gradients with 32 queries, too; see
+            docs/diagnostics.md.
         progress: Watches.
         folder: Where codes and adversarial items go; finished ones found there are used.
 
@@ -85,6 +89,7 @@ def evaluate(
     for name, model in victims.items():
         _check_fit(name, model, data)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
+    flags: list[Flag] = []
     crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
@@ -115,12 +120,23 @@ def evaluate(
                         rows[name].extend(
                             scorer.attacked(attack_name, attack, made, crafted_on=source)
                         )
+        flags += code_flags(name, scorer.codes)
+        if diagnose:
+            sides = tuple(m for m in modalities if m in model.modalities)
+            progress.say(f"{name}: diagnostics")
+            flags += probe_flags(
+                name, model, data, attacks, modalities=sides, codes=scorer.codes, seed=seed
+            )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
+    found = tuple(row for name in victims for row, _ in rows[name])
+    order = list(victims)
+    flags += row_flags(found, attacks)
     return Evaluation(
         protocol=_protocol(victims, data, attacks, target_protocol=target_protocol, seed=seed),
-        rows=tuple(row for name in victims for row, _ in rows[name]),
+        rows=found,
         curves=tuple(curve for name in victims for _, curve in rows[name]),
+        flags=tuple(sorted(flags, key=lambda f: (order.index(f.victim), f.id, f.subject))),
     )
 
 

@@ -9,7 +9,7 @@ from hamward.config import from_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.types import Direction
 
-__all__ = ["CLEAN", "Curve", "Evaluation", "Row"]
+__all__ = ["CLEAN", "Curve", "Evaluation", "Flag", "Row"]
 
 CLEAN = "none"
 
@@ -93,12 +93,34 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A doubt about an evaluation.
+
+    Attributes:
+        id: Which; see `diagnostics.FLAGS` and docs/diagnostics.md.
+        victim: Name of the victim it concerns.
+        subject: Attack, direction or modality it concerns.
+        value: What was measured.
+        threshold: What it was compared with.
+        message: What it means.
+    """
+
+    id: str
+    victim: str
+    subject: str
+    value: float
+    threshold: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Rows, their curves (same order) and the protocol they share."""
+    """Rows, their curves (same order), the protocol they share, and doubts about them."""
 
     protocol: dict[str, Any]
     rows: tuple[Row, ...] = ()
     curves: tuple[Curve, ...] = field(default=(), repr=False)
+    flags: tuple[Flag, ...] = ()
 
     def find(
         self,
@@ -139,7 +161,13 @@ class Evaluation:
         )
         curves = [asdict(curve) for curve in self.curves]
         write_json(
-            folder / "results.json", {"protocol": self.protocol, "rows": rows, "curves": curves}
+            folder / "results.json",
+            {
+                "protocol": self.protocol,
+                "rows": rows,
+                "curves": curves,
+                "flags": [asdict(flag) for flag in self.flags],
+            },
         )
 
     @classmethod
@@ -156,6 +184,7 @@ class Evaluation:
                 protocol=content["protocol"],
                 rows=tuple(from_mapping(Row, row, path="rows.") for row in content["rows"]),
                 curves=tuple(from_mapping(Curve, c, path="curves.") for c in content["curves"]),
+                flags=tuple(from_mapping(Flag, f, path="flags.") for f in content["flags"]),
             )
         except (KeyError, TypeError, ConfigError) as error:
             raise ArtifactError(f"{file}: not an evaluation ({error})") from error

@@ -116,6 +116,7 @@ class EvaluateConfig:
         queries: Use this many queries only (evenly spaced); None is all.
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk.
+        diagnose: Probe each victim for signs of masked gradients.
     """
 
     victims: dict[str, str] = field(default_factory=dict)
@@ -126,6 +127,7 @@ class EvaluateConfig:
     queries: int | None = None
     seed: int = 0
     batch_size: int = 64
+    diagnose: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -284,6 +286,7 @@ def evaluate_run(
         target_protocol=config.target_protocol,
         seed=config.seed,
         batch_size=config.batch_size,
+        diagnose=config.diagnose,
         progress=progress,
         folder=out,
     )

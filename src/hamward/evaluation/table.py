@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
 from hamward.types import Direction
 
-__all__ = ["markdown_table", "protocol_line", "table_cells"]
+__all__ = ["flag_lines", "markdown_table", "protocol_line", "table_cells"]
 
 
 def table_cells(
@@ -59,6 +59,15 @@ def protocol_line(evaluation: Evaluation) -> str:
         f"whole ranking; images scored after rounding to 8 bits; attacks crafted against the "
         f"victim of their line; seed {p['seed']}"
     )
+
+
+def flag_lines(evaluation: Evaluation) -> list[str]:
+    """Return one line for each kind of doubt and victim, with where it arises."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for flag in evaluation.flags:
+        where = f"{flag.subject} ({flag.value:.3g}, limit {flag.threshold:.3g})"
+        found.setdefault((flag.id, flag.victim), []).append(where)
+    return [f"flag {flag}, {victim}: {'; '.join(w)}" for (flag, victim), w in found.items()]
 
 
 def _eps(row: Row) -> str:

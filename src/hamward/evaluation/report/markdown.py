@@ -24,6 +24,14 @@ def markdown(findings: Findings, *, title: str, facts: Mapping[str, Any]) -> str
         "pictures are scored after rounding to 8 bits, texts in feature space."
     )
     parts += [_grid(grid) for within in (False, True) for grid in grids(findings, within=within)]
+    if flags := findings.evaluation.flags:
+        parts.append("## Doubts that the evaluation raises by itself")
+        head = ("flag", "victim", "where", "measured", "limit", "meaning")
+        lines = [
+            (f.id, f.victim, f.subject, f"{f.value:.3g}", f"{f.threshold:.3g}", f.message)
+            for f in flags
+        ]
+        parts.append(_table(head, lines))
     transfers = findings.transfers()
     if transfers:
         parts.append("## Transfer, not a robustness figure")

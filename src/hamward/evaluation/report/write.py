@@ -91,6 +91,7 @@ def write_report(
             "headline": sentences(findings),
             "protocol": _plain(evaluation.protocol),
             "rows": [_plain(asdict(row)) for row in evaluation.rows],
+            "flags": [_plain(asdict(flag)) for flag in evaluation.flags],
             "gallery": [
                 {
                     "direction": e.direction,
@@ -135,6 +136,7 @@ def _page(
             main=grids(findings, within=False),
             within=grids(findings, within=True),
             details=[r for r in findings.evaluation.rows if not r.transfer and r.stored != "float"],
+            flags=findings.evaluation.flags,
             transfers=findings.transfers(),
             roundings=roundings(findings),
             sections=[s for s in sections if s[2]],
