@@ -18,6 +18,7 @@ from hamward.cli.parameters import (
     Show,
     TargetProtocol,
     Threads,
+    Transforms,
     prepare,
 )
 from hamward.errors import HamwardError
@@ -176,6 +177,10 @@ def attack(
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
+    pictures: Annotated[
+        bool, Parameter(help="Write adversarial pictures as PNG; they are read back for the score.")
+    ] = True,
+    transform: Transforms = (),
     diagnose: Diagnose = True,
     resume: Resume = False,
     threads: Threads = None,
@@ -194,6 +199,8 @@ def attack(
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
+        pictures=pictures,
+        transform=transform,
         diagnose=diagnose,
         resume=resume,
         threads=threads,
@@ -217,6 +224,8 @@ def evaluate(
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
+    pictures: Annotated[bool, Parameter(help="Write adversarial pictures as PNG.")] = False,
+    transform: Transforms = (),
     diagnose: Diagnose = True,
     resume: Resume = False,
     threads: Threads = None,
@@ -234,6 +243,8 @@ def evaluate(
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
+        pictures=pictures,
+        transform=transform,
         diagnose=diagnose,
         transfer_from=transfer_from,
         resume=resume,
@@ -281,6 +292,8 @@ def _evaluate(
     target_protocol: str,
     seed: int,
     batch_size: int,
+    pictures: bool,
+    transform: tuple[str, ...],
     diagnose: bool,
     resume: bool,
     threads: int | None,
@@ -299,6 +312,8 @@ def _evaluate(
         "target_protocol": target_protocol,
         "seed": seed,
         "batch_size": batch_size,
+        "pictures": pictures,
+        "transforms": list(transform),
         "diagnose": diagnose,
         "transfer_from": transfer_from,
     }

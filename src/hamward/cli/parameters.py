@@ -16,6 +16,7 @@ __all__ = [
     "Show",
     "TargetProtocol",
     "Threads",
+    "Transforms",
     "prepare",
 ]
 
@@ -37,6 +38,10 @@ ConfigFile = Annotated[
 TargetProtocol = Annotated[
     Literal["T1", "T2", "T3", "T4"],
     Parameter(help="Labels that targeted attacks shall reach; T4: none of the query's own."),
+]
+Transforms = Annotated[
+    tuple[str, ...],
+    Parameter(help="Score pictures after this, too, e.g. --transform jpeg-75.", negative=()),
 ]
 Set = Annotated[
     tuple[str, ...] | None,

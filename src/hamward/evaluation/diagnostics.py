@@ -71,7 +71,7 @@ def row_flags(rows: tuple[Row, ...], attacks: Mapping[str, Attack | TrainableAtt
     for row in rows:
         cells.setdefault((row.victim, row.direction), []).append(row)
     for (victim, direction), cell in cells.items():
-        stored = [r for r in cell if r.stored != "float"]
+        stored = [r for r in cell if r.counts]
         for row in stored:
             if row.attack == CLEAN:
                 spread = row.optimistic - row.pessimistic

@@ -22,6 +22,12 @@ from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
 from hamward.evaluation.crafting import Job, Made, adversarial_file
 from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
+from hamward.evaluation.pictures import (
+    as_jpeg,
+    check_transform,
+    read_pictures,
+    write_pictures,
+)
 from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
 from hamward.evaluation.scoring import counts_of
 from hamward.metrics import (
@@ -54,6 +60,8 @@ def evaluate(
     batch_size: int = 64,
     low_precision: bool = True,
     diagnose: bool = False,
+    pictures: bool = False,
+    transforms: tuple[str, ...] = (),
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> Evaluation:
@@ -75,6 +83,8 @@ def evaluate(
         low_precision: Craft with bf16 trunks where that is faster; codes never are.
         diagnose: Probe each victim for signs of masked gradients with 32 queries, too; see
             docs/diagnostics.md.
+        pictures: Write adversarial pictures as PNG into `folder`, and score what is read back.
+        transforms: Forms in which pictures are scored besides: "jpeg-75" and the like.
         progress: Watches.
         folder: Where codes and adversarial items go; finished ones found there are used.
 
@@ -88,12 +98,14 @@ def evaluate(
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
     for name, model in victims.items():
         _check_fit(name, model, data)
+    for transform in transforms:
+        check_transform(transform)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
     flags: list[Flag] = []
     crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
-        scorer = _Scorer(name=name, model=model, data=data, seed=seed, progress=progress)
+        scorer = _Scorer(name=name, model=model, data=data, seed=seed, transforms=transforms)
         rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
             for modality in _attackable(attack, model, modalities):
@@ -118,7 +130,15 @@ def evaluate(
                     made = crafted.get((source, attack_name, modality))
                     if made is not None:
                         rows[name].extend(
-                            scorer.attacked(attack_name, attack, made, crafted_on=source)
+                            scorer.attacked(
+                                attack_name,
+                                attack,
+                                made,
+                                crafted_on=source,
+                                pictures=_pictures(folder, name, attack_name)
+                                if pictures and source == name
+                                else None,
+                            )
                         )
         flags += code_flags(name, scorer.codes)
         if diagnose:
@@ -138,6 +158,10 @@ def evaluate(
         curves=tuple(curve for name in victims for _, curve in rows[name]),
         flags=tuple(sorted(flags, key=lambda f: (order.index(f.victim), f.id, f.subject))),
     )
+
+
+def _pictures(folder: Path | None, victim: str, attack: str) -> Path | None:
+    return folder and folder / "pictures" / victim / attack.replace("/", "_")
 
 
 def _attackable(
@@ -195,7 +219,7 @@ class _Scorer:
     model: HashModel
     data: RetrievalData
     seed: int
-    progress: Progress
+    transforms: tuple[str, ...] = ()
     codes: dict[str, Tensor] = field(default_factory=dict)
     chances: dict[str, float] = field(default_factory=dict)
 
@@ -212,7 +236,13 @@ class _Scorer:
             yield self._row(direction, self.codes[f"query/{modality}"], attack=CLEAN)
 
     def attacked(
-        self, attack_name: str, attack: Attack | TrainableAttack, made: Made, *, crafted_on: str
+        self,
+        attack_name: str,
+        attack: Attack | TrainableAttack,
+        made: Made,
+        *,
+        crafted_on: str,
+        pictures: Path | None = None,
     ) -> Iterator[tuple[Row, Curve]]:
         """Score adversarial items in the directions that start from their modality."""
         modality, crafted = made.crafted.modality, made.crafted
@@ -220,10 +250,15 @@ class _Scorer:
         budget = attack.budget(modality)
         forms = {"as typed" if str(budget.norm) == "edits" else "feature-space": crafted.x_adv}
         if modality == "image":
-            forms = {"8-bit": crafted.stored, "float": crafted.x_adv}
+            stored = crafted.stored
+            if pictures is not None:
+                write_pictures(pictures, stored, self.data, crafted.ids)
+                stored = read_pictures(pictures, crafted.ids).to(stored)
+            forms = {"8-bit": stored, "float": crafted.x_adv}
+            forms |= {name: as_jpeg(stored, check_transform(name)) for name in self.transforms}
         for form, items in forms.items():
             codes = encode_items(self.model, modality, items)
-            if form != "float":
+            if form in ("8-bit", "as typed", "feature-space"):
                 self.codes[f"adversarial/{attack_name}/{crafted_on}/{modality}"] = codes
             distortion = measure(items, x)
             for direction in self._directions():

@@ -23,8 +23,9 @@ class Row:
         attack: Name of the attack, "none" for clean queries.
         crafted_on: The model that the attack saw. Anything but `victim` is a transfer.
         direction: i2t, t2i, i2i or t2t.
-        stored: "8-bit" (pictures rounded as a file rounds them), "as typed" (clean texts), "float"
-            (as crafted) or "feature-space" (bags of words with fractions, which no text has).
+        stored: "8-bit" (pictures rounded as a file rounds them), "as typed" (texts of whole
+            words), "float" (as crafted), "jpeg-QUALITY" (after one JPEG file) or
+            "feature-space" (bags of words with fractions, which no text has).
         eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
         norm: Norm of the budget.
         map: Tie-aware MAP over the whole ranking.
@@ -64,6 +65,11 @@ class Row:
     submissions: int = 0
     target_map: float | None = None
     target_chance: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the row is the figure itself, not the same items in another form beside it."""
+        return self.stored != "float" and not self.stored.startswith("jpeg-")
 
     @property
     def transfer(self) -> bool:
@@ -140,7 +146,7 @@ class Evaluation:
             if (
                 (row.victim, row.attack, row.direction) == (victim, attack, direction)
                 and row.crafted_on == (crafted_on or victim)
-                and (row.stored == stored if stored else row.stored != "float")
+                and (row.stored == stored if stored else row.counts)
             ):
                 return row
         raise ArtifactError(f"no row for {victim!r}, {attack!r}, {direction!r}")

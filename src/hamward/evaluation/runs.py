@@ -17,6 +17,7 @@ from hamward.data.split import SPLIT_NAMES
 from hamward.defenses import DEFENSES
 from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation.evaluate import Evaluation, evaluate
+from hamward.evaluation.pictures import check_transform
 from hamward.evaluation.report import write_report
 from hamward.evaluation.scoring import robust_validation_scores, validation_scores
 from hamward.models import HashModel, ModelSpec, build_hash_model, load_model, save_model
@@ -117,6 +118,8 @@ class EvaluateConfig:
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk.
         diagnose: Probe each victim for signs of masked gradients.
+        pictures: Write adversarial pictures as PNG with an index, and score what is read back.
+        transforms: Forms in which pictures are scored besides: "jpeg-75" and the like.
     """
 
     victims: dict[str, str] = field(default_factory=dict)
@@ -128,10 +131,14 @@ class EvaluateConfig:
     seed: int = 0
     batch_size: int = 64
     diagnose: bool = True
+    pictures: bool = False
+    transforms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        for transform in self.transforms:
+            check_transform(transform)
         if self.transfer_from is not None and self.transfer_from not in self.victims:
             raise ConfigError(
                 f"transfer_from must be one of {list(self.victims)}, got {self.transfer_from!r}"
@@ -287,6 +294,8 @@ def evaluate_run(
         seed=config.seed,
         batch_size=config.batch_size,
         diagnose=config.diagnose,
+        pictures=config.pictures,
+        transforms=config.transforms,
         progress=progress,
         folder=out,
     )

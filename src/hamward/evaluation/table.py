@@ -33,7 +33,7 @@ def table_cells(
         ]
         for direction in directions
         for row in evaluation.rows
-        if row.direction == direction and row.stored != "float" and not row.transfer
+        if row.direction == direction and row.counts and not row.transfer
     ]
     return header, body
 

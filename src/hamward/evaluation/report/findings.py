@@ -55,7 +55,7 @@ class Findings:
         for row in self.evaluation.rows:
             if (row.victim, row.attack, row.direction) != (victim, attack, direction):
                 continue
-            if row.transfer or (row.stored != stored if stored else row.stored == "float"):
+            if row.transfer or (row.stored != stored if stored else not row.counts):
                 continue
             return row
         return None
@@ -71,7 +71,7 @@ class Findings:
 
     def transfers(self) -> list[Row]:
         """Return the rows whose attack saw another model, in their stored form."""
-        return [row for row in self.evaluation.rows if row.transfer and row.stored != "float"]
+        return [row for row in self.evaluation.rows if row.transfer and row.counts]
 
     def directions(self, *, within: bool) -> list[Direction]:
         """Return the directions that have rows: across modalities, or within one."""

@@ -104,7 +104,7 @@ def _details(findings: Findings) -> tuple[tuple[str, ...], Iterable[Sequence[str
         "largest",
         "queries",
     )
-    rows = (r for r in findings.evaluation.rows if not r.transfer and r.stored != "float")
+    rows = (r for r in findings.evaluation.rows if not r.transfer and r.counts)
     return head, (_detail(row) for row in rows)
 
 

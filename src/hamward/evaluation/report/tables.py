@@ -88,7 +88,7 @@ def roundings(findings: Findings) -> list[Rounding]:
     return [
         Rounding(stored=stored, crafted=row)
         for row in findings.evaluation.rows
-        if row.stored == "float" and not row.transfer
+        if not row.counts and not row.transfer
         for stored in (findings.row(row.victim, row.attack, row.direction),)
         if stored is not None
     ]

@@ -135,7 +135,7 @@ def _page(
             cards=cards(findings),
             main=grids(findings, within=False),
             within=grids(findings, within=True),
-            details=[r for r in findings.evaluation.rows if not r.transfer and r.stored != "float"],
+            details=[r for r in findings.evaluation.rows if not r.transfer and r.counts],
             flags=findings.evaluation.flags,
             transfers=findings.transfers(),
             roundings=roundings(findings),
