@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         build_hash_model,
         load_model,
         save_model,
+        wrap,
     )
     from hamward.process import tune_process
     from hamward.training import DCMH, OBJECTIVES, FitConfig, fit
@@ -65,6 +66,7 @@ _HOMES = {
         "build_hash_model",
         "load_model",
         "save_model",
+        "wrap",
     ),
     "training": ("DCMH", "OBJECTIVES", "FitConfig", "fit"),
 }
@@ -107,6 +109,7 @@ __all__ = [
     "train_run",
     "tune_process",
     "validation_scores",
+    "wrap",
     "write_report",
 ]
 

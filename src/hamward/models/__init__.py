@@ -4,6 +4,7 @@ from hamward.models.hash_model import Encoder, HashModel, ModelSpec, build_hash_
 from hamward.models.networks import IMAGE_NETWORKS
 from hamward.models.storage import load_model, save_model
 from hamward.models.victim import Access, QueryLedger, Victim
+from hamward.models.wrapping import wrap
 
 __all__ = [
     "IMAGE_NETWORKS",
@@ -17,4 +18,5 @@ __all__ = [
     "frozen",
     "load_model",
     "save_model",
+    "wrap",
 ]

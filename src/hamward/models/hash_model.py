@@ -1,6 +1,6 @@
 """A hash model: one encoder a modality, from items to K logits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
     what attacks and codes live on.
     """
 
-    def __init__(self, trunk: nn.Module, spec: ModelSpec) -> None:
+    def __init__(self, trunk: nn.Module, spec: ModelSpec, *, head: nn.Module | None = None) -> None:
         super().__init__()
         self.trunk = trunk
         width = int(trunk.features)  # type: ignore[arg-type]
@@ -78,9 +78,7 @@ class Encoder(nn.Module):
             layers += [nn.Dropout(spec.dropout)] if spec.dropout else []
             width = units
         self.neck = nn.Sequential(*layers)
-        self.head = nn.Linear(width, spec.code_length)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        self.head = head if head is not None else _hash_head(width, spec.code_length)
 
     def features(self, x: Tensor, *, low_precision: bool = False) -> Float[Tensor, "n d"]:
         """Return what the head reads, (n, width of the last neck layer or of the trunk)."""
@@ -89,12 +87,20 @@ class Encoder(nn.Module):
         low_precision = low_precision and bool(self.trunk.fast_in_bf16) and bf16_supported(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low_precision):
             features = self.trunk(x)
-        necked: Tensor = self.neck(features.to(self.head.weight.dtype))
+        dtype = getattr(self.head, "weight", features).dtype
+        necked: Tensor = self.neck(features.to(dtype))
         return necked
 
     def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
         logits: Tensor = self.head(self.features(x, low_precision=low_precision))
         return logits
+
+
+def _hash_head(width: int, code_length: int) -> nn.Linear:
+    head = nn.Linear(width, code_length)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 class HashModel(nn.Module):
@@ -104,10 +110,14 @@ class HashModel(nn.Module):
     `binarize(u)`. The three order each bit alike, so code and relaxed code agree in sign.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, encoders: Mapping[Modality, Encoder] | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
-        self.encoders = nn.ModuleDict()
+        self.encoders = nn.ModuleDict({str(m): e for m, e in (encoders or {}).items()})
+        if encoders is not None:
+            return
         if spec.image_network:
             self.encoders["image"] = Encoder(image_network(spec.image_network), spec)
         if spec.text_network:

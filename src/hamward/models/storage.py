@@ -18,7 +18,12 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
         folder: Where to.
         model: The model.
         **facts: Plain values stored beside the architecture, such as the data digest.
+
+    Raises:
+        ArtifactError: the model wraps foreign functions, which no file can hold.
     """
+    if "wrapped" in (model.spec.image_network, model.spec.text_network):
+        raise ArtifactError("wrapped models cannot be saved: keep the functions they wrap")
     write_tensors(folder / "model.safetensors", model.state_dict())
     write_json(folder / "model.json", {"spec": to_mapping(model.spec), **facts})
 
