@@ -73,6 +73,8 @@ def test_train_harden_evaluate(tmp_path: Path, data: RetrievalData) -> None:
     victim, hardened, out = tmp_path / "victim", tmp_path / "hardened", tmp_path / "evaluation"
     trained = train_run(TRAIN, victim)
     assert sorted(p.name for p in victim.iterdir()) == [
+        "card.json",
+        "card.md",
         "history.parquet",
         "model.json",
         "model.safetensors",

@@ -16,6 +16,7 @@ from hamward.data import RetrievalData, load_data
 from hamward.data.split import SPLIT_NAMES
 from hamward.defenses import DEFENSES
 from hamward.errors import ArtifactError, ConfigError
+from hamward.evaluation.card import model_card, write_card
 from hamward.evaluation.evaluate import Evaluation, evaluate
 from hamward.evaluation.pictures import check_transform
 from hamward.evaluation.report import write_report
@@ -201,7 +202,7 @@ def train_run(
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
     }
-    _finish(run, model, fitted, facts, started)
+    _finish(run, model, data, fitted=fitted, facts=facts, started=started)
     return model
 
 
@@ -250,7 +251,7 @@ def harden_run(
     )
     kept = {k: facts[k] for k in facts if k not in ("schema_version", "spec")}
     kept["hardened"] = [*facts.get("hardened", []), to_mapping(config)]
-    _finish(run, model, fitted, kept, started)
+    _finish(run, model, data, fitted=fitted, facts=kept, started=started)
     return model
 
 
@@ -407,11 +408,15 @@ def _items_digest(data: RetrievalData) -> str:
 def _finish(
     run: RunFolder,
     model: HashModel,
+    data: RetrievalData,
+    *,
     fitted: Fitted,
     facts: Mapping[str, Any],
     started: float,
 ) -> None:
     save_model(run.path, model, **facts)
+    card = model_card(model, data, {**facts, "best_epoch": fitted.best_epoch})
+    write_card(run.path, card)
     write_table(
         run.path / "history.parquet",
         {k: [row[k] for row in fitted.history] for k in fitted.history[0]},
