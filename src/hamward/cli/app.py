@@ -89,6 +89,10 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    seeds: Annotated[
+        tuple[int, ...] | None,
+        Parameter(help="Train once a seed, e.g. --seeds 0 1 2; mean and spread.", negative=()),
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     resume: Resume = False,
@@ -123,6 +127,19 @@ def train(
     from hamward.config import from_mapping
     from hamward.evaluation.runs import TrainConfig, train_run
 
+    if seeds is not None:
+        from hamward.evaluation.seeds import train_seeds
+
+        made = train_seeds(
+            from_mapping(TrainConfig, values), out, seeds, resume=resume, progress=watch
+        )
+        for direction, score in made["map"].items():
+            print(
+                f"{direction}: MAP {score['mean']:.3f} +- {score['deviation']:.3f} over seeds "
+                f"{', '.join(map(str, seeds))} (chance {made['chance'][direction]:.3f})"
+            )
+        print(f"run folders: {out}/seed-*")
+        return
     train_run(from_mapping(TrainConfig, values), out, resume=resume, progress=watch)
     _print_training(out)
 
