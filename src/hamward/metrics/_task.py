@@ -1,4 +1,4 @@
-"""The input of every ranking metric, checked once."""
+"""The input of every ranking metric, checked once: codes, and what decides relevance."""
 
 from dataclasses import dataclass
 from typing import Self, TypeAlias, final
@@ -7,13 +7,24 @@ import numpy as np
 from jaxtyping import Int8, Shaped
 from torch import Tensor
 
-from hamward.errors import DataError, ShapeError
+from hamward.errors import ConfigError, DataError, ShapeError
 from hamward.index import PackedCodes
 
-__all__ = ["Codes", "Labels", "RetrievalTask", "check_labels"]
+__all__ = [
+    "Codes",
+    "Groups",
+    "Labels",
+    "Matches",
+    "RetrievalTask",
+    "check_labels",
+    "check_relevance",
+    "matches_of",
+]
 
 Codes: TypeAlias = Int8[Tensor, "_ _"] | PackedCodes
 Labels: TypeAlias = Shaped[Tensor, "_ _"] | Shaped[np.ndarray, "_ _"]
+Groups: TypeAlias = Shaped[Tensor, " _"] | Shaped[np.ndarray, " _"]
+Matches: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @final
@@ -48,6 +59,31 @@ class RetrievalTask:
                 database is empty.
             DataError: no item of the database has a label, or labels contain NaN.
         """
+        query, database = cls._check_codes(query_codes, database_codes)
+        query_set, database_set = check_labels(
+            query_labels, database_labels, len(query), len(database)
+        )
+        return cls(
+            query=query, database=database, query_labels=query_set, database_labels=database_set
+        )
+
+    @classmethod
+    def unlabeled(cls, query_codes: Codes, database_codes: Codes) -> Self:
+        """Pack the codes of a task whose relevance is not in labels: one label nobody has.
+
+        Raises:
+            ShapeError: code lengths or devices do not fit, or the database is empty.
+        """
+        query, database = cls._check_codes(query_codes, database_codes)
+        return cls(
+            query=query,
+            database=database,
+            query_labels=np.zeros((len(query), 1), bool),
+            database_labels=np.zeros((len(database), 1), bool),
+        )
+
+    @staticmethod
+    def _check_codes(query_codes: Codes, database_codes: Codes) -> tuple[PackedCodes, PackedCodes]:
         query, database = _packed(query_codes), _packed(database_codes)
         if query.code_length != database.code_length:
             raise ShapeError(
@@ -59,12 +95,49 @@ class RetrievalTask:
                 f"query codes are on {query.bytes.device}, database codes on "
                 f"{database.bytes.device}: move both to one device"
             )
-        query_set, database_set = check_labels(
-            query_labels, database_labels, len(query), len(database)
+        if not len(database):
+            raise ShapeError("the database is empty: there is nothing to rank")
+        return query, database
+
+
+def check_relevance(
+    query_labels: Labels | None,
+    database_labels: Labels | None,
+    query_groups: Groups | None,
+    database_groups: Groups | None,
+) -> bool:
+    """Return whether groups decide what is relevant, not labels.
+
+    Raises:
+        ConfigError: neither both labels nor both groups are given, or both kinds are.
+    """
+    labels = (query_labels is not None, database_labels is not None)
+    groups = (query_groups is not None, database_groups is not None)
+    if (any(labels), any(groups)) == (True, True) or not (all(labels) or all(groups)):
+        raise ConfigError(
+            "relevance needs query_labels and database_labels, or query_groups and "
+            "database_groups, and not both kinds"
         )
-        return cls(
-            query=query, database=database, query_labels=query_set, database_labels=database_set
-        )
+    return all(groups)
+
+
+def matches_of(query_groups: Groups, database_groups: Groups, queries: int, items: int) -> Matches:
+    """Return the pairs (query row, database row) of equal groups, ordered by query.
+
+    Raises:
+        ShapeError: not one whole number an item.
+        DataError: no query has an item of its group in the database.
+    """
+    asked = _whole_numbers(query_groups, "query", queries)
+    known = _whole_numbers(database_groups, "database", items)
+    order = np.argsort(known, kind="stable")
+    first = np.searchsorted(known[order], asked, side="left")
+    counts = np.searchsorted(known[order], asked, side="right") - first
+    if queries and not counts.any():
+        raise DataError("no query has an item of its group in the database: nothing is relevant")
+    rows = np.repeat(np.arange(queries), counts)
+    within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+    return rows, order[np.repeat(first, counts) + within]
 
 
 def check_labels(
@@ -92,6 +165,16 @@ def check_labels(
 
 def _packed(codes: Codes) -> PackedCodes:
     return codes if isinstance(codes, PackedCodes) else PackedCodes.from_codes(codes)
+
+
+def _whole_numbers(groups: Groups, split: str, items: int) -> np.ndarray:
+    values = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    if values.shape != (items,) or not np.issubdtype(values.dtype, np.integer):
+        raise ShapeError(
+            f"{split} groups must be whole numbers ({items},), one for each code, got "
+            f"{values.dtype} {values.shape}"
+        )
+    return values
 
 
 def _set_labels(labels: Labels, split: str, items: int) -> np.ndarray:

@@ -12,7 +12,14 @@ import torch
 
 from hamward.codes import hamming_distance
 from hamward.errors import ConfigError, ShapeError
-from hamward.metrics._task import Codes, Labels, RetrievalTask
+from hamward.metrics._task import (
+    Codes,
+    Groups,
+    Labels,
+    RetrievalTask,
+    check_relevance,
+    matches_of,
+)
 
 __all__ = ["DistanceCounts", "distance_counts"]
 
@@ -27,7 +34,7 @@ class DistanceCounts:
 
     Attributes:
         items: int64 (q, K + 1); column d counts the database items at distance d.
-        relevant: int64 (q, K + 1); those of them that share a label with the query.
+        relevant: int64 (q, K + 1); those of them that are relevant to the query.
         code_length: K.
 
     Example:
@@ -75,13 +82,16 @@ def distance_counts(
     query_codes: Codes,
     database_codes: Codes,
     *,
-    query_labels: Labels,
-    database_labels: Labels,
+    query_labels: Labels | None = None,
+    database_labels: Labels | None = None,
+    query_groups: Groups | None = None,
+    database_groups: Groups | None = None,
     threads: int | None = None,
 ) -> DistanceCounts:
     """Count the items and the relevant items at each Hamming distance of each query.
 
-    An item is relevant if it shares a positive label with the query. On the CPU a compiled kernel
+    An item is relevant if it shares a positive label with the query or, given groups instead of
+    labels, if it is of the query's group (a caption and its own picture are a group of two). On the CPU a compiled kernel
     counts (its first call compiles, for some seconds); elsewhere torch does, in chunks. The
     counts are exact and depend neither on the device nor on the threads.
 
@@ -90,6 +100,8 @@ def distance_counts(
         database_codes: (n, K) codes, or packed, on the same device.
         query_labels: (q, C) multi-hot, any real dtype; a label is set where it is above 0.
         database_labels: (n, C) multi-hot.
+        query_groups: (q,) whole numbers, instead of labels.
+        database_groups: (n,) whole numbers.
         threads: CPU threads; default `torch.get_num_threads()`.
 
     Returns:
@@ -98,8 +110,9 @@ def distance_counts(
     Raises:
         ShapeError: code lengths, label counts, item counts or devices do not fit, or the database
             is empty.
-        DataError: no item of the database has a label, or labels contain NaN.
-        ConfigError: threads is below 1.
+        DataError: no item of the database has a label, labels contain NaN, or no query has an
+            item of its group.
+        ConfigError: threads is below 1, or neither labels nor groups are given.
 
     Example:
         >>> codes = torch.tensor([[1, 1], [1, -1]], dtype=torch.int8)
@@ -111,11 +124,18 @@ def distance_counts(
     threads = torch.get_num_threads() if threads is None else threads
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    task = RetrievalTask.check(query_codes, database_codes, query_labels, database_labels)
+    if check_relevance(query_labels, database_labels, query_groups, database_groups):
+        assert query_groups is not None and database_groups is not None
+        task = RetrievalTask.unlabeled(query_codes, database_codes)
+    else:
+        assert query_labels is not None and database_labels is not None
+        task = RetrievalTask.check(query_codes, database_codes, query_labels, database_labels)
     if task.query.bytes.device.type == "cpu":
         items, relevant = _count_compiled(task, threads)
     else:
         items, relevant = _count_torch(task)
+    if query_groups is not None and database_groups is not None:
+        relevant = _count_matches(task, query_groups, database_groups)
     return DistanceCounts(items=items, relevant=relevant, code_length=task.query.code_length)
 
 
@@ -144,6 +164,21 @@ def _count_compiled(task: RetrievalTask, threads: int) -> tuple[np.ndarray, np.n
     # The items that fill the last block are zero codes: they lie at the query's own weight.
     items[np.arange(q), bits.sum(1, dtype=np.int64)] -= -n % (64 * WORDS)
     return items, relevant
+
+
+def _count_matches(
+    task: RetrievalTask, query_groups: Groups, database_groups: Groups
+) -> np.ndarray:
+    """Count the few relevant pairs one by one; no other pair is looked at."""
+    q, columns = len(task.query), task.query.code_length + 1
+    rows, found = matches_of(query_groups, database_groups, q, len(task.database))
+    asked, known = task.query.bytes.cpu().numpy(), task.database.bytes.cpu().numpy()
+    relevant = np.zeros(q * columns, np.int64)
+    for start in range(0, len(rows), _CHUNK_PAIRS // 64):
+        part = slice(start, start + _CHUNK_PAIRS // 64)
+        distance = np.bitwise_count(asked[rows[part]] ^ known[found[part]]).sum(1, dtype=np.int64)
+        relevant += np.bincount(rows[part] * columns + distance, minlength=q * columns)
+    return relevant.reshape(q, columns)
 
 
 def _count_torch(task: RetrievalTask) -> tuple[np.ndarray, np.ndarray]:

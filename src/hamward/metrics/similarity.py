@@ -6,7 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hamward.errors import ConfigError, ShapeError
-from hamward.metrics._task import Labels, check_labels
+from hamward.metrics._task import (
+    Groups,
+    Labels,
+    Matches,
+    check_labels,
+    check_relevance,
+    matches_of,
+)
 from hamward.metrics.counts import DistanceCounts
 
 __all__ = ["similarity_counts"]
@@ -18,8 +25,10 @@ def similarity_counts(
     query: Float[Tensor, "q d"],
     database: Float[Tensor, "n d"],
     *,
-    query_labels: Labels,
-    database_labels: Labels,
+    query_labels: Labels | None = None,
+    database_labels: Labels | None = None,
+    query_groups: Groups | None = None,
+    database_groups: Groups | None = None,
     levels: int = 8192,
 ) -> DistanceCounts:
     """Count the items and the relevant items at each level of cosine distance of each query.
@@ -33,6 +42,8 @@ def similarity_counts(
         database: (n, d) embeddings, on the same device.
         query_labels: (q, C) multi-hot; a label is set where it is above 0.
         database_labels: (n, C) multi-hot.
+        query_groups: (q,) whole numbers, instead of labels: equal groups are relevant.
+        database_groups: (n,) whole numbers.
         levels: Number of levels.
 
     Returns:
@@ -40,8 +51,9 @@ def similarity_counts(
 
     Raises:
         ShapeError: sizes do not fit, the database is empty, or a value is not finite.
-        DataError: no item of the database has a label, or labels contain NaN.
-        ConfigError: levels is below 2.
+        DataError: no item of the database has a label, labels contain NaN, or no query has an
+            item of its group.
+        ConfigError: levels is below 2, or neither labels nor groups are given.
 
     Example:
         >>> x, labels = torch.eye(2), torch.eye(2)
@@ -60,12 +72,21 @@ def similarity_counts(
     for name, x in (("query", query), ("database", database)):
         if not bool(torch.isfinite(x).all()):
             raise ShapeError(f"{name} embeddings hold values that are not finite")
-    asked, known = check_labels(query_labels, database_labels, len(query), len(database))
+    if not len(database):
+        raise ShapeError("the database is empty: there is nothing to rank")
     device = query.device
+    wanted = have = None
+    matches: Matches | None = None
+    if check_relevance(query_labels, database_labels, query_groups, database_groups):
+        assert query_groups is not None and database_groups is not None
+        matches = matches_of(query_groups, database_groups, len(query), len(database))
+    else:
+        assert query_labels is not None and database_labels is not None
+        asked, known = check_labels(query_labels, database_labels, len(query), len(database))
+        wanted = torch.from_numpy(asked).to(device, torch.float32)
+        have = torch.from_numpy(known).to(device, torch.float32).T.contiguous()
     unit = torch.nn.functional.normalize(query.double(), dim=1)
     others = torch.nn.functional.normalize(database.double(), dim=1).T.contiguous()
-    wanted = torch.from_numpy(asked).to(device, torch.float32)
-    have = torch.from_numpy(known).to(device, torch.float32).T.contiguous()
     items = np.zeros((len(query), levels), np.int64)
     relevant = np.zeros_like(items)
     step = max(1, _CHUNK_PAIRS // max(1, len(database)))
@@ -75,8 +96,14 @@ def similarity_counts(
         level = distance.mul_(levels - 1).round_().long()
         bins = level + torch.arange(len(level), device=device).unsqueeze(1) * levels
         size = len(level) * levels
-        hit = wanted[rows] @ have > 0
+        if matches is not None:
+            first, last = np.searchsorted(matches[0], (start, start + len(level)))
+            mine = torch.from_numpy(matches[0][first:last] - start).to(device)
+            hit_bins = bins[mine, torch.from_numpy(matches[1][first:last]).to(device)]
+        else:
+            assert wanted is not None and have is not None
+            hit_bins = bins[wanted[rows] @ have > 0]
         items[rows] = torch.bincount(bins.flatten(), minlength=size).view(-1, levels).cpu().numpy()
-        counted = torch.bincount(bins[hit], minlength=size)
+        counted = torch.bincount(hit_bins, minlength=size)
         relevant[rows] = counted.view(-1, levels).cpu().numpy()
     return DistanceCounts(items=items, relevant=relevant, code_length=levels - 1)
