@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from make_folder import make_folder, write_csv
+from make_folder import make_folder, make_rows, write_csv
 
 from hamward.cli.app import main
 
@@ -102,9 +102,24 @@ def test_mistakes_are_explained(root, tmp_path, capsys):
         assert run("data", "prepare", *arguments, "--out", tmp_path / "set") == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "set").exists()
-    write_csv(root / "captions.csv", [["0.jpg", "x"]], ("file", "caption"))
-    assert run("data", "prepare", "folder", "--root", root, "--out", tmp_path / "set") == 2
-    assert "has no labels" in capsys.readouterr().err
+
+
+def test_captions_alone_are_prepared_and_shown(root, tmp_path, capsys):
+    rows = [row[:2] for row in make_rows(60)]
+    write_csv(root / "captions.csv", rows, ("file", "caption"))
+    out = tmp_path / "set"
+    options = [*OPTIONS, "--image-side", "16", "--threads", "1"]
+    assert run("data", "prepare", "folder", "--root", root, "--out", out, *options) == 0
+    printed = capsys.readouterr()
+    assert "label: no column, so relevance is own pair" in printed.err
+    assert "own pair" in printed.out
+    assert run("data", "info", out, "--picture", tmp_path / "sheet.png") == 0
+    assert run("data", "check", out, "--threads", "1") == 0
+    assert '"relevance": "own pair"' in capsys.readouterr().out
+    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    arguments = ["--data", out, "--epochs", "1", "--batch-size", "8", *network]
+    assert run("train", "dcmh", *arguments, "--out", tmp_path / "victim") == 2
+    assert "has no labels (relevance is own pair)" in capsys.readouterr().err
 
 
 def test_fetch_names_archives_and_downloads_nothing(capsys):

@@ -15,6 +15,7 @@ import pytest
 from make_folder import make_folder, make_rows, write_csv, write_picture
 from PIL import Image
 
+from hamward.attacks import OwnCode
 from hamward.data import RetrievalData, decoding, load_data, preparing
 from hamward.data.audit import audit
 from hamward.data.folder import read_folder
@@ -24,6 +25,11 @@ from hamward.data.preparing import PrepareConfig, prepare
 from hamward.data.source import Source
 from hamward.data.words import tokens, vocabulary
 from hamward.errors import ArtifactError, ConfigError, DataError, UnknownNameError
+from hamward.evaluation import evaluate
+from hamward.evaluation.runs import TrainConfig, train_run
+from hamward.evaluation.scoring import validation_scores
+from hamward.models import ModelSpec, build_hash_model
+from hamward.training import FitConfig
 
 CONFIG = PrepareConfig(image_side=16, queries=6, train=20, validation=4, min_count=1)
 
@@ -258,17 +264,21 @@ def test_bad_pictures_stop_or_are_skipped_and_listed(root, tmp_path):
 
 def test_sources_that_cannot_be_used_say_why(source, tmp_path):
     for changes, message in (
-        ({"pictures": None}, "has no pictures: hamward's image networks read pictures"),
+        ({"pictures": None}, r"has no pictures\. It can be read .* but not prepared"),
         (
             {"pictures": None, "features": np.zeros((40, 9), np.float32)},
             "only features of width 9",
         ),
         (
-            {"labels": np.zeros((40, 0), np.uint8), "label_names": ()},
-            "has no labels. Relevance is shared labels",
+            {
+                "labels": np.zeros((40, 0), np.uint8),
+                "label_names": (),
+                "texts": ("",) * 40,
+            },
+            "has neither labels nor texts",
         ),
         ({"labels": np.zeros((40, 4), np.uint8)}, "no item has a label"),
-        ({"texts": ("",) * 40}, "no word occurs in 1 of the 20 training texts"),
+        ({"texts": ("...",) * 40}, "no word occurs in 1 of the 20 training texts"),
     ):
         with pytest.raises(DataError, match=message):
             prepare(replace(source, **changes), tmp_path / "out" / str(len(message)), config=CONFIG)
@@ -280,6 +290,27 @@ def test_sources_that_cannot_be_used_say_why(source, tmp_path):
     assert len(prepare(bare, tmp_path / "skip", config=CONFIG, skip_bad=True)) == 39
     with pytest.raises(ConfigError, match=r"image_side must be in 8\.\.1024, got 4"):
         PrepareConfig(image_side=4)
+
+
+def test_pictures_with_labels_alone_make_a_set_of_one_modality(source, tmp_path):
+    data = prepare(replace(source, texts=("",) * 40), tmp_path / "out", config=CONFIG)
+    assert data.words == () and data.bags.shape == (40, 0) and data.modalities == ("image",)
+    assert data.directions == ("i2i",) and 0 < data.chance("i2i") < 1
+    verify_files(tmp_path / "out")
+    facts = audit(open_prepared(tmp_path / "out"))
+    assert facts["texts"]["without_words"] == 40 and set(facts["chance_map"]) == {"i2i"}
+    assert any("no texts" in note for note in read_manifest(tmp_path / "out")["notes"])
+    config = TrainConfig(data=str(tmp_path / "out"), fit=FitConfig(epochs=1, batch_size=8))
+    with pytest.raises(ConfigError, match=r"has no texts: train a model that reads pictures only"):
+        train_run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    spec = ModelSpec(
+        code_length=8, vocabulary=1, image_side=16, image_network="small-resnet", text_network=""
+    )
+    model = build_hash_model(spec, seed=0)
+    assert set(validation_scores(model, data)) == {"i2i", "select"}
+    result = evaluate({"v": model}, data, {"own-code": OwnCode(steps=1)})
+    assert {row.direction for row in result.rows} == {"i2i"}
 
 
 def test_a_sources_own_words_and_groups_are_kept(source, tmp_path):

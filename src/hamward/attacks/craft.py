@@ -118,7 +118,7 @@ def own_code_goal(
     goal = Goal(
         modality=modality,
         anchor=_as_codes(encode(victim.model, data, modality, positions)),
-        label=data.label(positions),
+        label=data.label(positions) if data.label_names else None,
         target_label=target_label,
     )
     if not attack.needs_references:
@@ -134,9 +134,8 @@ def own_code_goal(
         order = permutation(len(pool), seed=seed, stream="references")
         chosen, group = pool[order[:count].numpy()], None
     codes = reference_codes(victim.model, data, chosen)
-    references = References(
-        image=codes["image"], text=codes["text"], label=data.label(chosen), group=group
-    )
+    labels = data.label(chosen) if data.label_names else torch.zeros(len(chosen), 0)
+    references = References(image=codes["image"], text=codes["text"], label=labels, group=group)
     return dataclasses.replace(goal, references=references, group=group)
 
 

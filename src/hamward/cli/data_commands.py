@@ -58,6 +58,7 @@ def prepare_set(
         table.add_row(split, f"{count:,}")
     used = to_mapping(config)
     table.add_row("pictures", f"{used['image_side']} x {used['image_side']}")
+    table.add_row("relevance", data.relevance)
     table.add_row("protocol", data.protocol or "")
     table.add_row("split digest", data.split_digest[:16])
     table.add_row("digest", data.digest[:16])

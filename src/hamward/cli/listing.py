@@ -69,12 +69,13 @@ def show_data(name: str, *, picture: Path | None, seed: int, options: Mapping[st
     histograms = {s: facts["splits"][s].pop("labels") for s in facts["splits"]}
     console.print_json(json.dumps(facts))
     table = Table("label", *histograms, "", title=f"{name}: items per label")
-    largest = max(max(h.values()) for h in histograms.values())
+    largest = max(max(h.values(), default=1) for h in histograms.values())
     for label in data.label_names:
         counts = [histograms[s][label] for s in histograms]
         bar = "█" * round(30 * histograms["database"][label] / largest)
         table.add_row(label, *map(str, counts), bar)
-    console.print(table)
+    if data.label_names:
+        console.print(table)
     if picture is not None:
         sheet = contact_sheet(data, seed=seed)
         write_atomically(picture, lambda part: sheet.save(part, format="PNG"))

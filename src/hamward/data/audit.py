@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hamward.data.chance import relevant_counts
+from hamward.data.chance import group_counts, relevant_counts
 from hamward.data.invariants import check_shapes, check_values
 from hamward.data.retrieval_data import RetrievalData
 from hamward.data.split import SPLIT_NAMES
 from hamward.progress import SILENT, Progress
-from hamward.types import DIRECTIONS
 
 __all__ = ["NEAR", "audit"]
 
@@ -26,7 +25,7 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
     """Read a whole set and return what was found, as plain values for JSON.
 
     Keys:
-        name, digest, split_digest, protocol, items, splits: What it is.
+        name, digest, split_digest, protocol, relevance, items, splits: What it is.
         copies: "items" that have an exact copy (equal stored pixels) elsewhere in the set,
             "queries" that have one among the searched or training items, and the first "pairs"
             of ids.
@@ -36,7 +35,7 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
         groups_on_both_sides: Groups with queries and searched or training items; None without
             groups.
         labels: "without_query", "without_train", "without_database": label names;
-            "queries_without_relevant": queries that share a label with no database item.
+            "queries_without_relevant": queries to which no database item is relevant.
         texts: "empty", "without_words": items; "words_per_item"; "queries_with_copied_text":
             queries whose non-empty text is also that of a searched or training item.
         chance_map: Per direction, exact.
@@ -48,6 +47,7 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
     check_values(data)
     query = data.split.query
     others = np.unique(np.concatenate([data.split[n] for n in SPLIT_NAMES if n != "query"]))
+    others = np.setdiff1d(others, query)  # queries are searched where relevance is own pair
     hashes, thumbnails = _read_pictures(data, progress)
     exact = _copies(hashes)
     answering = np.zeros(len(data), dtype=bool)
@@ -56,12 +56,16 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
     crossing = [(int(q), other) for q in query if (other := first.get(hashes[q])) is not None]
     near = _near_pairs(thumbnails, query, others)
     wordless = data.bags.max(1, initial=0) == 0
-    relevant = relevant_counts(data.labels[query], data.labels[data.split.database])
+    if data.label_names:
+        relevant = relevant_counts(data.labels[query], data.labels[data.split.database])
+    else:
+        relevant = group_counts(data.pairs[query], data.pairs[data.split.database])
     return {
         "name": data.name,
         "digest": data.digest,
         "split_digest": data.split_digest,
         "protocol": data.protocol,
+        "relevance": data.relevance,
         "items": len(data),
         "splits": {name: len(data.split[name]) for name in SPLIT_NAMES},
         "copies": {
@@ -90,7 +94,7 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
             "words_per_item": float(data.bags.sum(1, dtype=np.int64).mean()),
             "queries_with_copied_text": _copied_texts(data, query, others),
         },
-        "chance_map": {direction: data.chance(direction) for direction in DIRECTIONS},
+        "chance_map": {direction: data.chance(direction) for direction in data.directions},
     }
 
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from hamward.errors import DataError
 
-__all__ = ["expected_average_precision", "relevant_counts"]
+__all__ = ["expected_average_precision", "group_counts", "relevant_counts"]
 
 
 def expected_average_precision(relevant: NDArray[np.int64], *, size: int) -> NDArray[np.float64]:
@@ -39,6 +39,19 @@ def expected_average_precision(relevant: NDArray[np.int64], *, size: int) -> NDA
     before = (relevant - 1) / max(size - 1, 1)
     expected: NDArray[np.float64] = before + (1 - before) * harmonic / size
     return expected
+
+
+def group_counts(
+    query_groups: NDArray[np.int64], database_groups: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count the database items of each query's group, (q,).
+
+    Example:
+        >>> group_counts(np.array([3, 4]), np.array([3, 5, 3])).tolist()
+        [2, 0]
+    """
+    known = np.sort(database_groups)
+    return np.searchsorted(known, query_groups, "right") - np.searchsorted(known, query_groups)
 
 
 def relevant_counts(

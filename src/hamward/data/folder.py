@@ -32,6 +32,9 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "item_id", "image_id"),
 }  # fmt: skip
 _REQUIRED = ("image", "text")
+_WITHOUT = {
+    "label": ", so relevance is own pair; methods that learn from labels need --label-column"
+}
 _SPLITS = {
     "query": "query",
     "test": "query",
@@ -69,7 +72,7 @@ def read_folder(
         image_column: Column of file names.
         text_column: Column of captions or tags; a list in JSON or Parquet is joined.
         label_column: Column of labels, separated by `separator` or a list. Without it the source
-            has no labels (C = 0).
+            has no labels (C = 0) and relevance is own pair.
         split_column: Column that says query (or test), train (or training) or database (or
             gallery, retrieval); for protocol "file". Training items are searched too.
         group_column: Column whose equal values keep items on one side of every split.
@@ -132,7 +135,7 @@ def _columns(
                     f"{table}: no column for the {part}: it has {list(existing)}, usual names are "
                     f"{list(_USUAL[part])}: name it with --{part}-column"
                 )
-            notes.append(f"{part}: no column")
+            notes.append(f"{part}: no column{_WITHOUT.get(part, '')}")
             continue
         columns[part] = name or usual[0]
         others = f" (also there: {', '.join(usual[1:])})" if name is None and usual[1:] else ""

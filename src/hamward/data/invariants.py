@@ -26,6 +26,14 @@ def check_shapes(data: "RetrievalData") -> None:
     _check_array("images", data.images, dtype=np.uint8, shape=(n, 3, side, side))
     _check_array("bags", data.bags, dtype=np.uint8, shape=(n, len(data.words)))
     _check_array("labels", data.labels, dtype=np.uint8, shape=(n, len(data.label_names)))
+    if not data.label_names and not data.words:
+        raise DataError("there are neither labels nor words: nothing can be relevant to anything")
+    if data.split.searched_query == bool(data.label_names):
+        raise DataError(
+            "queries must lie in the database exactly where there are no labels (relevance by own "
+            f"pair), got {len(data.label_names)} labels and searched_query="
+            f"{data.split.searched_query}"
+        )
     if data.groups is not None:
         _check_array("groups", data.groups, dtype=np.int64, shape=(n,))
     for name in ("texts", "sources", "creators"):
@@ -60,7 +68,7 @@ def check_values(data: "RetrievalData") -> None:
             f"{values[counts > 1][:5].tolist()}"
         )
     bare = data.ids[~data.labels.any(1)]
-    if bare.size:
+    if bare.size and data.label_names:
         raise DataError(
             f"{bare.size} items have no label, first ids {bare[:5].tolist()}: drop them, because "
             "nothing can be relevant to them"

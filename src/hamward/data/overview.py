@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hamward.data.drawing import Example, draw_sheet
 from hamward.data.retrieval_data import RetrievalData
 from hamward.data.split import SPLIT_NAMES
 from hamward.errors import ConfigError
 from hamward.random import permutation
-from hamward.types import DIRECTIONS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +21,7 @@ def describe(data: RetrievalData) -> dict[str, Any]:
     """Return the set's facts as plain values for JSON.
 
     Keys:
-        name, digest, items, image_side, vocabulary, labels: What it is.
+        name, digest, items, image_side, vocabulary, labels, relevance: What it is.
         splits: Per split: items, items without a word, items per label ("labels").
         words_per_item, labels_per_item: Means over all items.
         items_without_words: Of all items; they are no text queries.
@@ -49,12 +49,15 @@ def describe(data: RetrievalData) -> dict[str, Any]:
         "image_side": data.image_side,
         "vocabulary": len(data.words),
         "labels": len(data.label_names),
+        "relevance": data.relevance,
         "splits": splits,
         "words_per_item": float(data.bags.sum(1).mean()),
         "labels_per_item": float(data.labels.sum(1).mean()),
         "items_without_words": int(wordless.sum()),
-        "relevant_rate": {direction: data.relevant_rate(direction) for direction in DIRECTIONS},
-        "chance_map": {direction: data.chance(direction) for direction in DIRECTIONS},
+        "relevant_rate": {
+            direction: data.relevant_rate(direction) for direction in data.directions
+        },
+        "chance_map": {direction: data.chance(direction) for direction in data.directions},
     }
 
 
@@ -68,7 +71,7 @@ def contact_sheet(
     Args:
         data: The set.
         seed: Chooses labels and items.
-        rows: How many labels, 1..number of labels.
+        rows: How many labels, 1..number of labels; without labels, rows of any items, 1..12.
         columns: Items per label, 1..12; a label with fewer items gets a shorter row.
 
     Returns:
@@ -77,10 +80,13 @@ def contact_sheet(
     Raises:
         ConfigError: rows or columns outside their range.
     """
-    for name, value, high in (("rows", rows, len(data.label_names)), ("columns", columns, 12)):
+    most = len(data.label_names) or 12
+    for name, value, high in (("rows", rows, most), ("columns", columns, 12)):
         if not 1 <= value <= high:
             raise ConfigError(f"{name} must be in 1..{high}, got {value}")
     order = permutation(len(data), seed=seed, stream="contact sheet items").numpy()
+    if not data.label_names:
+        return _sheet_without_labels(data, order, rows=rows, columns=columns)
     labels = permutation(len(data.label_names), seed=seed, stream="contact sheet labels").tolist()
     shown: set[int] = set()
     sections = []
@@ -101,10 +107,29 @@ def contact_sheet(
     return draw_sheet(sections, title=data.name, caption=caption, columns=columns)
 
 
-def _example(data: RetrievalData, position: int, label: int) -> Example:
+def _sheet_without_labels(
+    data: RetrievalData, order: NDArray[np.int64], *, rows: int, columns: int
+) -> "Image.Image":
+    """Draw any items, one of each group, under one heading a row."""
+    looks = data.pairs[order]
+    distinct = order[np.sort(np.unique(looks, return_index=True)[1])][: rows * columns]
+    sections = [
+        ("pairs", len(data), [_example(data, p) for p in distinct[s : s + columns].tolist()])
+        for s in range(0, len(distinct), columns)
+    ]
+    sizes = ", ".join(f"{name} {len(data.split[name]):,}" for name in SPLIT_NAMES)
+    caption = (
+        f"{len(data):,} items ({sizes}), {len(data.words)} words, no labels: relevance is own "
+        f"pair. Digest {data.digest[:12]}."
+    )
+    return draw_sheet(sections, title=data.name, caption=caption, columns=columns)
+
+
+def _example(data: RetrievalData, position: int, label: int | None = None) -> Example:
+    own = [] if label is None else [label]
     others = [i for i in np.flatnonzero(data.labels[position]).tolist() if i != label]
     return Example(
         pixels=np.ascontiguousarray(data.images[position].transpose(1, 2, 0)),
         words=data.texts[position].split(),
-        labels=[data.label_names[i] for i in (label, *others)],
+        labels=[data.label_names[i] for i in (*own, *others)],
     )

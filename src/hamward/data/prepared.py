@@ -126,6 +126,7 @@ def open_prepared(folder: Path) -> RetrievalData:
             split=Split(
                 **{name: np.load(array_file(folder, name)) for name in SPLIT_NAMES},
                 searched_train=manifest["searched_train"],
+                searched_query=manifest.get("searched_query", False),
             ),
             groups=np.load(groups) if groups.exists() else None,
             sources=StoredColumn(folder / ITEM_FILE, "picture", size=count),

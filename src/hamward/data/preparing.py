@@ -113,7 +113,7 @@ def prepare(
     """
     config = config or PrepareConfig()
     pictures = _check_source(source)
-    if skip_bad:
+    if skip_bad and source.label_names:
         source = drop_items(source, np.flatnonzero(~source.labels.any(1)), "has no label")
         pictures = _check_source(source)
     _split(source, config)  # a protocol that does not fit is an error before the work, not after
@@ -152,18 +152,23 @@ def _check_source(source: Source) -> Pictures:
         if source.features is not None:
             have += f", only features of width {source.features.shape[1]}"
         raise DataError(
-            f"{source.name}: has {have}: hamward's image networks read pictures; give the reader "
-            "the folder with the picture files"
+            f"{source.name}: has {have}. It can be read (hamward.data.read_source gives texts, "
+            "labels and features) but not prepared, because hamward's image networks read "
+            "pictures: give the folder with the picture files (--pictures DIR, and --missing skip "
+            "to leave out items without one)"
         )
-    if not source.labels.shape[1]:
-        raise DataError(
-            f"{source.name}: has no labels. Relevance is shared labels; relevance by own pair "
-            "(caption-only data, recall@k) is not supported yet: add a labels column"
-        )
-    bare = np.flatnonzero(~source.labels.any(1))
-    if len(bare) == len(source.ids):
+    if source.label_names and not source.labels.any():
         raise DataError(f"{source.name}: no item has a label")
+    if not source.label_names and not _has_texts(source):
+        raise DataError(
+            f"{source.name}: has neither labels nor texts: name a label column, a text column or "
+            "both"
+        )
     return source.pictures
+
+
+def _has_texts(source: Source) -> bool:
+    return source.words is not None or any(text.strip() for text in source.texts)
 
 
 def _split(source: Source, config: PrepareConfig) -> Split:
@@ -181,6 +186,8 @@ def _content_of(source: Source) -> str:
     """Hash what a resumed preparation must find again."""
     sha = hashlib.sha256(source.ids.astype("<i8").tobytes())
     sha.update(np.packbits(source.labels > 0).tobytes())
+    if source.groups is not None:
+        sha.update(source.groups.astype("<i8").tobytes())
     sha.update("\n".join((*source.label_names, *source.texts)).encode())
     if isinstance(source.pictures, PictureFiles):
         sha.update("\n".join(map(str, source.pictures.files)).encode())
@@ -249,13 +256,16 @@ def _finish(
     split = _split(source, config)
     words = source.words
     learned = np.union1d(split.train, split.validation)
-    if words is None:
+    if not _has_texts(source):
+        words = ()
+        source = replace(source, notes=(*source.notes, "no texts: a set of pictures and labels"))
+    elif words is None:
         words = vocabulary(
             (source.texts[i] for i in learned),
             min_count=config.min_count,
             max_words=config.max_words,
         )
-    if not words:
+    if not words and _has_texts(source):
         raise DataError(
             f"{source.name}: no word occurs in {config.min_count} of the {len(learned)} training "
             "texts: give a smaller --min-count, or texts"
@@ -328,6 +338,8 @@ def _manifest(
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "items": len(source.ids),
         "searched_train": split.searched_train,
+        "searched_query": split.searched_query,
+        "relevance": "shared label" if source.label_names else "own pair",
         "split_digest": split_digest(split, source.ids),
         "protocol": {
             "name": config.protocol,

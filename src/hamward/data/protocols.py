@@ -72,7 +72,8 @@ def split_source(
 ) -> Split:
     """Split a source by a named protocol; validation is always carved from the training items.
 
-    Papers choose settings on their queries. Here `validation` of the paper's training items are
+    Without labels an item's only answer is its own other side, so there the queries are searched
+    too. Papers choose settings on their queries. Here `validation` of the paper's training items are
     held out instead, so `train` has that many fewer. Groups stay on one side.
 
     Args:
@@ -112,12 +113,14 @@ def split_source(
             "all or none of them must be"
         )
     held_out = _validation(source, learned, size=validation, seed=seed)
+    alone = not source.label_names  # relevance is own pair: what a query looks for must be there
     return Split(
         query=query,
-        database=database,
+        database=np.union1d(database, query) if alone else database,
         train=np.setdiff1d(learned, held_out),
         validation=held_out,
         searched_train=bool(len(searched)) or not len(learned),
+        searched_query=alone,
     )
 
 
@@ -217,6 +220,11 @@ def _dchmt(task: _Task) -> _Parts:
 
 def _per_label(task: _Task) -> _Parts:
     """DJSRH: label by label, each its share and the first what is over, padded at random."""
+    if not task.source.label_names:
+        raise DataError(
+            f"{task.source.name} has no labels, and this protocol draws label by label: use "
+            "protocol random"
+        )
     order = permutation(task.size, seed=task.seed, stream="per label").numpy()
     free = np.ones(task.size, dtype=bool)
 

@@ -4,18 +4,18 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from hamward.data.chance import expected_average_precision, relevant_counts
+from hamward.data.chance import expected_average_precision, group_counts, relevant_counts
 from hamward.data.invariants import check_shapes, check_values
 from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, split_digest, thin
 from hamward.errors import ConfigError, DataError
-from hamward.types import Batch, Direction, Modality, modalities_of
+from hamward.types import DIRECTIONS, Batch, Direction, Modality, modalities_of
 
 __all__ = ["RetrievalData", "content_digest"]
 
@@ -33,12 +33,14 @@ class RetrievalData:
         images: uint8 (n, 3, S, S), possibly memory-mapped.
         bags: uint8 (n, D) in {0, 1}: which words of the vocabulary an item has.
         texts: The words as a reader sees them, n strings; may be empty.
-        labels: uint8 (n, C) in {0, 1}; every item has at least one.
-        words: The vocabulary, D words in column order.
+        labels: uint8 (n, C) in {0, 1}; every item has at least one. C = 0 for data without
+            labels, where `relevance` is "own pair".
+        words: The vocabulary, D words in column order; D = 0 for data without texts.
         label_names: C names in column order.
         ids: int64 (n,), unique, the same item has the same id in every subset.
         split: Positions of query, database, train and validation.
-        groups: int64 (n,) groups of look-alikes, or None.
+        groups: int64 (n,) groups of look-alikes, or None. Without labels, an item's answers are
+            the other sides of its group.
         sources: Where each item comes from, or None.
         creators: Who made each item, or None.
         protocol: Rule that made the split, with its seed, or None.
@@ -88,6 +90,36 @@ class RetrievalData:
         return int(self.images.shape[-1])
 
     @property
+    def relevance(self) -> Literal["shared label", "own pair"]:
+        """What makes an item relevant to another: a label they share, or being one pair.
+
+        Data without labels know only which text belongs to which picture. There the answers of a
+        query are the other side of its own item and of the items of its group, if there are
+        groups; see `pairs`.
+        """
+        return "shared label" if self.label_names else "own pair"
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """Numbers that are equal for items which answer each other without labels, (n,)."""
+        return self.ids if self.groups is None else self.groups
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The sides that the items have; data without words have pictures only."""
+        return ("image", "text") if self.words else ("image",)
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions that can be scored: by own pair, a query finds itself within a side."""
+        return tuple(
+            direction
+            for direction in DIRECTIONS
+            if {*modalities_of(direction)} <= {*self.modalities}
+            and (self.label_names or direction[0] != direction[2])
+        )
+
+    @property
     def split_digest(self) -> str:
         """sha256 over which ids are in which split."""
         return split_digest(self.split, self.ids)
@@ -111,19 +143,32 @@ class RetrievalData:
     def label(
         self, positions: ArrayLike | Sequence[int], *, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return multi-hot labels, float32 (n, C)."""
+        """Return multi-hot labels, float32 (n, C).
+
+        Raises:
+            DataError: the data have no labels.
+        """
+        if not self.label_names:
+            raise DataError(
+                f"{self.name} has no labels (relevance is own pair), and they are needed here: "
+                "prepare it with a label column, or use a method that learns or attacks without "
+                "labels"
+            )
         chosen = self.labels[as_positions(positions, size=len(self))]
         return torch.from_numpy(chosen).to(device).float()
 
     def batch(
         self, positions: ArrayLike | Sequence[int], *, device: torch.device | str = "cpu"
     ) -> Batch:
-        """Return the items at `positions`, in that order, as models see them."""
+        """Return the items at `positions`, in that order, as models see them.
+
+        Without labels, `label` is (n, 0).
+        """
         checked = as_positions(positions, size=len(self))
         return Batch(
             image=self.inputs("image", checked, device=device),
             text=self.inputs("text", checked, device=device),
-            label=self.label(checked, device=device),
+            label=torch.from_numpy(self.labels[checked]).to(device).float(),
             id=torch.from_numpy(self.ids[checked]).to(device),
         )
 
@@ -160,8 +205,17 @@ class RetrievalData:
         return float(expected_average_precision(counts[counts > 0], size=size).mean())
 
     def relevant_rate(self, direction: Direction = "i2t") -> float:
-        """Return the share of (query, database) pairs that share a label."""
+        """Return the share of (query, database) pairs that are relevant."""
         return float(self._relevant_counts(direction).mean() / len(self.split.database))
+
+    def relevant(self, item: int, others: ArrayLike | Sequence[int]) -> NDArray[np.bool_]:
+        """Return which of the items at `others` are relevant to the one at `item`."""
+        chosen = as_positions(others, size=len(self))
+        if not self.label_names:
+            paired: NDArray[np.bool_] = self.pairs[chosen] == self.pairs[item]
+            return paired
+        shared: NDArray[np.bool_] = (self.labels[chosen] & self.labels[item]).any(1)
+        return shared
 
     def subset(self, keep: ArrayLike | Sequence[int]) -> "RetrievalData":
         """Return a copy with only the items at `keep`; ids stay, positions are renumbered."""
@@ -175,7 +229,7 @@ class RetrievalData:
         Args:
             queries: At most this many queries.
             database: At most this many database items; train and validation shrink with it,
-                if they are searched.
+                if they are searched. Queries that are searched themselves all stay.
             train: At most this many of the remaining training items; the others stay in the
                 database.
 
@@ -185,16 +239,22 @@ class RetrievalData:
         for name, value in (("queries", queries), ("database", database), ("train", train)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        asking = thin(self.split.query, queries)
         searched = thin(self.split.database, database)
+        if self.split.searched_query:  # a query's own pair must stay
+            others = np.setdiff1d(self.split.database, self.split.query)
+            left = None if database is None else max(database - len(asking), 0)
+            searched = np.union1d(asking, thin(others, left))
         learned = [self.split.train, self.split.validation]
         if self.split.searched_train:
             learned = [np.intersect1d(part, searched) for part in learned]
         split = Split(
-            query=thin(self.split.query, queries),
+            query=asking,
             database=searched,
             train=thin(learned[0], train),
             validation=learned[1],
             searched_train=self.split.searched_train,
+            searched_query=self.split.searched_query,
         )
         if isinstance(self.images, np.memmap):
             whole = split_digest(split, self.ids) == self.split_digest
@@ -223,6 +283,7 @@ class RetrievalData:
                 train=renumber(split.train),
                 validation=renumber(split.validation),
                 searched_train=split.searched_train,
+                searched_query=split.searched_query,
             ),
             groups=None if self.groups is None else self.groups[kept],
             sources=None if self.sources is None else pick(self.sources),
@@ -231,7 +292,14 @@ class RetrievalData:
         )
 
     def _relevant_counts(self, direction: Direction) -> NDArray[np.int64]:
+        if direction not in self.directions:
+            raise ConfigError(
+                f"{self.name} has no direction {direction} (relevance is {self.relevance}), only "
+                f"{', '.join(self.directions)}"
+            )
         asking = self.positions("query", modalities_of(direction)[0])
+        if not self.label_names:
+            return group_counts(self.pairs[asking], self.pairs[self.split.database])
         return relevant_counts(self.labels[asking], self.labels[self.split.database])
 
 

@@ -54,11 +54,11 @@ class Source:
         name: Name of the set.
         ids: int64 (n,), unique, from the source's own numbering where it has one.
         pictures: The n pictures, or None (text-only or feature-only use).
-        texts: n raw strings.
+        texts: n raw strings, all empty for pictures with labels alone.
         bags: uint8 (n, D), when the source defines a bag of words of its own; else None and the
             vocabulary is built from `texts` of the training items.
         words: The D words of `bags`, or None.
-        labels: uint8 (n, C); C may be 0 for data without labels (relevance = own pair).
+        labels: uint8 (n, C); C is 0 for data without labels (relevance is own pair).
         label_names: C names.
         groups: int64 (n,), or None.
         features: float32 (n, F) picture features, when the source has them instead of pictures.

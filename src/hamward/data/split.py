@@ -30,12 +30,14 @@ class Split:
     """Sorted int64 positions. The arrays are kept as read-only views.
 
     Attributes:
-        query: Items that ask; never in the database.
+        query: Items that ask; never in the database, but for `searched_query`.
         database: Items that are searched. As in the field, it includes train and validation.
         train: Items to learn from, without the validation items.
         validation: Items held out of train to choose settings.
         searched_train: Whether train and validation lie in the database; else none of their items
             does, which is what DeepHash's MIRFlickr protocol asks for.
+        searched_query: Whether the queries lie in the database. They must where a query's only
+            answer is its own other side (a picture's own caption), and must not elsewhere.
     """
 
     query: NDArray[np.int64]
@@ -43,6 +45,7 @@ class Split:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     searched_train: bool = True
+    searched_query: bool = False
 
     def __post_init__(self) -> None:
         for name in SPLIT_NAMES:
@@ -51,19 +54,24 @@ class Split:
             view = positions.view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
-        _check_disjoint("query", self.query, "database", self.database)
+        if self.searched_query:
+            _check_inside("query", self.query, self.database, "their own pairs are searched")
+            for name in ("train", "validation"):
+                _check_disjoint(name, getattr(self, name), "query", self.query)
+        else:
+            _check_disjoint("query", self.query, "database", self.database)
         _check_disjoint("train", self.train, "validation", self.validation)
         for name in ("train", "validation"):
             if not self.searched_train:
                 _check_disjoint(name, getattr(self, name), "query", self.query)
                 _check_disjoint(name, getattr(self, name), "database", self.database)
                 continue
-            outside = np.setdiff1d(getattr(self, name), self.database)
-            if outside.size:
-                raise DataError(
-                    f"{outside.size} {name} positions are not in the database, first "
-                    f"{outside[:5].tolist()}: the database includes train and validation"
-                )
+            _check_inside(
+                name,
+                getattr(self, name),
+                self.database,
+                "the database includes train and validation",
+            )
         for name in ("query", "database"):
             if not len(getattr(self, name)):
                 raise DataError(f"split {name!r} is empty: retrieval needs queries and a database")
@@ -157,6 +165,8 @@ def as_positions(positions: ArrayLike | Sequence[int], *, size: int) -> NDArray[
 def split_digest(split: Split, ids: NDArray[np.int64]) -> str:
     """Return a sha256 over which ids are in which split: equal for equal splits of one set."""
     sha = hashlib.sha256(f"searched_train {split.searched_train}\n".encode())
+    if split.searched_query:
+        sha.update(b"searched_query True\n")
     for name in SPLIT_NAMES:
         mine = np.sort(ids[split[name]]).astype("<i8")
         sha.update(f"{name} {len(mine)}\n".encode())
@@ -172,6 +182,17 @@ def _check_positions(name: str, positions: NDArray[np.int64]) -> None:
         )
     if len(positions) > 1 and not (np.diff(positions) > 0).all():
         raise DataError(f"split {name!r} must be sorted without repetition: use np.unique")
+
+
+def _check_inside(
+    name: str, positions: NDArray[np.int64], database: NDArray[np.int64], reason: str
+) -> None:
+    outside = np.setdiff1d(positions, database)
+    if outside.size:
+        raise DataError(
+            f"{outside.size} {name} positions are not in the database, first "
+            f"{outside[:5].tolist()}: {reason}"
+        )
 
 
 def _check_disjoint(

@@ -41,7 +41,7 @@ from hamward.metrics import (
 )
 from hamward.models import HashModel
 from hamward.progress import SILENT, Progress
-from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
+from hamward.types import Direction, Modality, modalities_of
 
 __all__ = ["CLEAN", "Curve", "Evaluation", "Row", "adversarial_file", "evaluate"]
 
@@ -94,6 +94,12 @@ def evaluate(
     """
     if not victims:
         raise ConfigError("there are no victims to evaluate")
+    for name, model in victims.items():
+        if not any({*modalities_of(d)} <= {*model.modalities} for d in data.directions):
+            raise ConfigError(
+                f"victim {name!r} reads {' and '.join(model.modalities)}s only, {data.name} can be "
+                f"scored in {', '.join(data.directions)} (relevance is {data.relevance})"
+            )
     if transfer_from is not None and transfer_from not in victims:
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
     for name, model in victims.items():
@@ -197,7 +203,9 @@ def _protocol(
         "split": {"protocol": data.protocol, "digest": data.split_digest},
         "queries": len(data.split.query),
         "database": len(data.split.database),
-        "relevance": "share at least one label",
+        "relevance": "share at least one label"
+        if data.label_names
+        else "own pair" + (" or group" if data.groups is not None else ""),
         "metric": "mean average precision over the whole ranking",
         "ties": "expected value over all orders of tied items",
         "queries_without_relevant_items": "left out",
@@ -286,7 +294,7 @@ class _Scorer:
 
     def _directions(self) -> list[Direction]:
         known = self.model.modalities
-        return [d for d in DIRECTIONS if set(modalities_of(d)) <= set(known)]
+        return [d for d in self.data.directions if set(modalities_of(d)) <= set(known)]
 
     def _row(
         self,

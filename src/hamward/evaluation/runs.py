@@ -166,7 +166,7 @@ def train_run(
         pretrained = bool(name) and hasattr(image_network(name), "load_pretrained")
     spec = ModelSpec(
         code_length=config.model.code_length,
-        vocabulary=len(data.words),
+        vocabulary=max(len(data.words), 1),
         image_side=data.image_side,
         image_network=config.model.image_network,
         text_network=config.model.text_network,
@@ -176,6 +176,11 @@ def train_run(
         retrieval=config.model.retrieval,
     )
     _check_trainable(config.fit, data)
+    if spec.text_network and "text" not in data.modalities:
+        raise ConfigError(
+            f"{data.name} has no texts: train a model that reads pictures only, with "
+            "--set model.text_network=, by a method for one modality"
+        )
     model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
     run = RunFolder(out)  # claimed last, so that a wrong configuration leaves no folder behind
     run.start("model", to_mapping(config), resume=resume)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hamward.attacks import Attack, craft, encode, encode_items, own_code_goal
 from hamward.data import RetrievalData
+from hamward.errors import DataError
 from hamward.metrics import (
     DistanceCounts,
     distance_counts,
@@ -33,12 +34,21 @@ def counts_of(
     database: NDArray[np.int64],
     query_labels: Tensor | None = None,
 ) -> DistanceCounts:
-    """Count distances between items of a data set, relevance by shared labels.
+    """Count distances between items of a data set, relevance as the data say.
+
+    That is by shared labels, or by own pair where there are none.
 
     Codes are compared by Hamming distance, real-valued embeddings by cosine. `query_labels`
     replaces the labels of the queries, as targeted attacks are scored.
     """
     count = similarity_counts if query_codes.is_floating_point() else distance_counts
+    if data.relevance == "own pair" and query_labels is None:
+        return count(
+            query_codes,
+            database_codes,
+            query_groups=data.pairs[query],
+            database_groups=data.pairs[database],
+        )
     return count(
         query_codes,
         database_codes,
@@ -49,6 +59,8 @@ def counts_of(
 
 def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]:
     """Score a model on validation queries against the training items.
+
+    Where relevance is own pair, the validation items are searched too.
 
     Tie-aware MAP over the whole ranking, i2t and t2i (i2i or t2t for a model of one modality);
     "select" is their mean. Queries and
@@ -93,9 +105,21 @@ def robust_validation_scores(
     return {**scores, "select": sum(scores.values()) / len(scores)}
 
 
+def _searched(data: RetrievalData) -> NDArray[np.int64]:
+    """Return what validation queries search: training items, and their own pairs if only those."""
+    if data.relevance == "own pair":
+        return np.union1d(data.split.train, data.split.validation)
+    return data.split.train
+
+
 def _train_codes(model: HashModel, data: RetrievalData) -> dict[Modality, Tensor]:
+    if data.relevance == "own pair" and len(model.modalities) < 2:
+        raise DataError(
+            f"{data.name} has no labels, so that only a picture's own text is relevant to it: a "
+            "model of one modality has nothing to find in it"
+        )
     return {
-        modality: encode(model, data, modality, data.split.train) for modality in model.modalities
+        modality: encode(model, data, modality, _searched(data)) for modality in model.modalities
     }
 
 
@@ -121,7 +145,7 @@ def _across(
             query_codes,
             train[answering],
             query=data.positions("validation", modality),
-            database=data.split.train,
+            database=_searched(data),
         )
         scores[f"{modality[0]}2{answering[0]}"] = mean_average_precision(counts).value
     return scores

@@ -116,7 +116,7 @@ class StoredAttack:
             Hit(
                 item=other,
                 distance=distance,
-                relevant=bool((data.labels[item] & data.labels[other]).any()),
+                relevant=bool(data.relevant(item, [other])[0]),
                 picture=thumbnail(data.images[other]),
                 words=names_of(data.words, data.bags[other]),
                 labels=names_of(data.label_names, data.labels[other]),
