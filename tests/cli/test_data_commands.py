@@ -134,10 +134,11 @@ def test_fetch_names_archives_and_downloads_nothing(capsys):
 
 
 def test_every_reader_has_a_command_and_every_command_a_reader():
-    from hamward.data import IMPORTERS
-    from hamward.data.readers import READERS
+    from hamward.data import IMPORTERS, readers
 
-    assert set(IMPORTERS) == {*READERS, "folder"}
+    functions = {entry.reader for entry in IMPORTERS.values()}
+    assert {getattr(readers, name) for name in readers.__all__} < functions
     for name, entry in IMPORTERS.items():
-        assert entry.reader is (READERS[name].read if name in READERS else entry.reader)
+        assert entry.name == name and entry.summary.endswith(".") and entry.needs
         assert "skip_bad" not in entry.options
+    assert IMPORTERS["nus-wide"].items["tc21"] == 195_834

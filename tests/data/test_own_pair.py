@@ -1,4 +1,4 @@
-"""Sets of captions without labels: prepared, scored by own pair, refused where labels are needed."""
+"""Sets of captions without labels: scored by own pair, refused where labels are needed."""
 
 from dataclasses import replace
 

@@ -285,9 +285,14 @@ def test_sources_that_cannot_be_used_say_why(source, tmp_path):
     labels = source.labels.copy()
     labels[5] = 0
     bare = replace(source, labels=labels)
-    with pytest.raises(DataError, match=r"1 items have no label, first ids \[5\]"):
+    with pytest.raises(DataError, match=r"1 of 40 items have no label, first ids \[5\].*--keep-un"):
         prepare(bare, tmp_path / "bare", config=CONFIG)
+    assert not (tmp_path / "bare").exists()  # said before the work
     assert len(prepare(bare, tmp_path / "skip", config=CONFIG, skip_bad=True)) == 39
+    kept = prepare(bare, tmp_path / "keep", config=replace(CONFIG, keep_unlabeled=True))
+    assert len(kept) == 40 and not kept.labels[5].any()
+    assert audit(kept)["labels"]["items_without"] == 1
+    assert len(kept.subset(np.arange(20))) == 20
     with pytest.raises(ConfigError, match=r"image_side must be in 8\.\.1024, got 4"):
         PrepareConfig(image_side=4)
 

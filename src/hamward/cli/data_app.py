@@ -54,6 +54,9 @@ def data_prepare(
     validation: int | None = None,
     min_count: Annotated[int, Parameter(help="Training texts a word must occur in.")] = 3,
     max_words: int | None = None,
+    keep_unlabeled: Annotated[
+        bool, Parameter(negative=(), help="Keep items without a label: searched, never relevant.")
+    ] = False,
     skip_bad: Annotated[
         bool, Parameter(negative=(), help="Leave out what is bad; skipped.csv lists it.")
     ] = False,
@@ -87,6 +90,7 @@ def data_prepare(
             validation=validation,
             min_count=min_count,
             max_words=max_words,
+            keep_unlabeled=keep_unlabeled,
         ),
         options=plain_options(options),
         resume=resume,
@@ -111,8 +115,26 @@ def data_check(
 
 
 @data_app.command(name="fetch")
-def data_fetch(name: Annotated[str, Parameter(help="Importer.")]) -> None:
-    """Print which archives the owners publish and their known checksums; downloads nothing."""
-    from hamward.cli.data_commands import show_archives
+def data_fetch(
+    name: Annotated[str, Parameter(help="Importer.")],
+    *,
+    addresses: Annotated[
+        tuple[str, ...],
+        Parameter(name="--from", negative=(), help="Address of an archive; may be repeated."),
+    ] = (),
+    out: Annotated[Path, Parameter(help="Folder for the archives.")] = Path(),
+    md5: Annotated[str | None, Parameter(help="Checksum of the archive, if you know it.")] = None,
+    yes: Annotated[
+        bool, Parameter(negative=(), help="Download; else only say what would be done.")
+    ] = False,
+    progress: Show = "auto",
+) -> None:
+    """Print which archives the owners publish, with known checksums; download one on request.
 
-    show_archives(name)
+    hamward knows no addresses: `--from` gives one, for example from the owners' page. A download
+    that was interrupted goes on with the same command.
+    """
+    from hamward.cli.data_commands import fetch_archives
+    from hamward.progress import progress_of
+
+    fetch_archives(name, addresses, out, md5=md5, yes=yes, progress=progress_of(progress))

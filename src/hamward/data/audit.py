@@ -35,13 +35,14 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
         groups_on_both_sides: Groups with queries and searched or training items; None without
             groups.
         labels: "without_query", "without_train", "without_database": label names;
-            "queries_without_relevant": queries to which no database item is relevant.
+            "queries_without_relevant": queries to which no database item is relevant;
+            "items_without": items without a label, in a set that has labels.
         texts: "empty", "without_words": items; "words_per_item"; "queries_with_copied_text":
             queries whose non-empty text is also that of a searched or training item.
-        chance_map: Per direction, exact.
+        chance_map: Per direction, exact; None where no query has a relevant item.
 
     Raises:
-        DataError: shapes, values or positions do not hold, or no query has a relevant item.
+        DataError: shapes, values or positions do not hold.
     """
     check_shapes(data)
     check_values(data)
@@ -87,6 +88,7 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
                 if name != "validation"
             },
             "queries_without_relevant": int((relevant == 0).sum()),
+            "items_without": int((~data.labels.any(1)).sum()) if data.label_names else 0,
         },
         "texts": {
             "empty": sum(not text.strip() for text in data.texts),
@@ -94,7 +96,11 @@ def audit(data: RetrievalData, *, progress: Progress = SILENT) -> dict[str, Any]
             "words_per_item": float(data.bags.sum(1, dtype=np.int64).mean()),
             "queries_with_copied_text": _copied_texts(data, query, others),
         },
-        "chance_map": {direction: data.chance(direction) for direction in data.directions},
+        "chance_map": {
+            # nothing relevant is a finding of the audit, not its end
+            direction: data.chance(direction) if data.relevant_rate(direction) else None
+            for direction in data.directions
+        },
     }
 
 

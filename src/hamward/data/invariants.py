@@ -67,12 +67,8 @@ def check_values(data: "RetrievalData") -> None:
             f"ids must be unique, {int((counts > 1).sum())} occur more than once, first "
             f"{values[counts > 1][:5].tolist()}"
         )
-    bare = data.ids[~data.labels.any(1)]
-    if bare.size and data.label_names:
-        raise DataError(
-            f"{bare.size} items have no label, first ids {bare[:5].tolist()}: drop them, because "
-            "nothing can be relevant to them"
-        )
+    if data.label_names and not data.labels.any():
+        raise DataError("no item has a label: nothing can be relevant to anything")
 
 
 def _check_array(

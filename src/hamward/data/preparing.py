@@ -53,6 +53,8 @@ class PrepareConfig:
         min_count: Training texts a word must occur in to be in the vocabulary. Not used where
             the source has a vocabulary of its own.
         max_words: Largest vocabulary, the most frequent words; None is all.
+        keep_unlabeled: Keep items without a label in a set that has labels, as the counts of
+            some papers do: nothing is relevant to them, but they are searched.
     """
 
     image_side: int = 64
@@ -63,6 +65,7 @@ class PrepareConfig:
     validation: int | None = None
     min_count: int = 3
     max_words: int | None = None
+    keep_unlabeled: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -113,8 +116,15 @@ def prepare(
     """
     config = config or PrepareConfig()
     pictures = _check_source(source)
-    if skip_bad and source.label_names:
-        source = drop_items(source, np.flatnonzero(~source.labels.any(1)), "has no label")
+    bare = np.flatnonzero(~source.labels.any(1)) if source.label_names else np.empty(0, np.int64)
+    if len(bare) and not config.keep_unlabeled:
+        if not skip_bad:
+            raise DataError(
+                f"{source.name}: {len(bare):,} of {len(source.ids):,} items have no label, first "
+                f"ids {source.ids[bare[:5]].tolist()}: nothing is relevant to them. Leave them out "
+                "with --skip-bad, or keep them with --keep-unlabeled"
+            )
+        source = drop_items(source, bare, "has no label")
         pictures = _check_source(source)
     _split(source, config)  # a protocol that does not fit is an error before the work, not after
     plan = {
@@ -168,7 +178,7 @@ def _check_source(source: Source) -> Pictures:
 
 
 def _has_texts(source: Source) -> bool:
-    return source.words is not None or any(text.strip() for text in source.texts)
+    return source.bags is not None or any(text.strip() for text in source.texts)
 
 
 def _split(source: Source, config: PrepareConfig) -> Split:
@@ -259,6 +269,9 @@ def _finish(
     if not _has_texts(source):
         words = ()
         source = replace(source, notes=(*source.notes, "no texts: a set of pictures and labels"))
+    elif words is None and source.bags is not None:
+        words = tuple(f"word{column}" for column in range(source.bags.shape[1]))
+        source = replace(source, notes=(*source.notes, "words are numbered: the file has no names"))
     elif words is None:
         words = vocabulary(
             (source.texts[i] for i in learned),
@@ -270,6 +283,7 @@ def _finish(
             f"{source.name}: no word occurs in {config.min_count} of the {len(learned)} training "
             "texts: give a smaller --min-count, or texts"
         )
+    assert words is not None
     bags = [source.bags] if source.bags is not None else bag_blocks(source.texts, words)
     write_array(out, "bags", bags, shape=(len(source.ids), len(words)))
     write_array(out, "labels", [source.labels], shape=source.labels.shape)
@@ -358,7 +372,7 @@ def _manifest(
         },
         "notes": list(source.notes),
         "vocabulary": "the source's own"
-        if source.words is not None
+        if source.bags is not None
         else f"words in at least {config.min_count} training texts",
         "sources": [
             {"file": str(file), "size": file.stat().st_size, "sha256": file_digest(file)}

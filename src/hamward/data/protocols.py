@@ -73,8 +73,8 @@ def split_source(
     """Split a source by a named protocol; validation is always carved from the training items.
 
     Without labels an item's only answer is its own other side, so there the queries are searched
-    too. Papers choose settings on their queries. Here `validation` of the paper's training items are
-    held out instead, so `train` has that many fewer. Groups stay on one side.
+    too. Papers choose settings on their queries. Here `validation` of the paper's training items
+    are held out instead, so `train` has that many fewer. Groups stay on one side.
 
     Args:
         source: The items.
@@ -191,17 +191,19 @@ def _is(source: Source, family: str) -> bool:
 
 
 def _first(task: _Task) -> _Parts:
-    rows = np.arange(task.size, dtype=np.int64)
-    query, rest = rows[: task.queries], rows[task.queries :]
-    return query, rest[: task.train], rest
+    return _ask(np.arange(task.size, dtype=np.int64), task)
+
+
+def _ask(order: Positions, task: _Task) -> _Parts:
+    """The head of an order asks, the next are learned from, all but the head is searched."""
+    query, rest = order[: task.queries], order[task.queries :]
+    return np.sort(query), np.sort(rest[: task.train]), np.sort(rest)
 
 
 def _dadh(task: _Task) -> _Parts:
     if _is(task.source, "nus-wide"):
         return _first(task)
-    rows = np.arange(task.size, dtype=np.int64)
-    rest = rows[: task.size - task.queries]
-    return rows[task.size - task.queries :], rest[: task.train], rest
+    return _ask(np.roll(np.arange(task.size, dtype=np.int64), task.queries), task)
 
 
 def _random(task: _Task) -> _Parts:
@@ -213,9 +215,8 @@ def _random(task: _Task) -> _Parts:
 
 
 def _dchmt(task: _Task) -> _Parts:
-    order = np.random.RandomState(task.seed).permutation(task.size).astype(np.int64)
-    query, rest = order[: task.queries], order[task.queries :]
-    return np.sort(query), np.sort(rest[: task.train]), np.sort(rest)
+    order = np.random.RandomState(task.seed).permutation(task.size)
+    return _ask(order.astype(np.int64), task)
 
 
 def _per_label(task: _Task) -> _Parts:
@@ -274,100 +275,107 @@ def _file(task: _Task) -> _Parts:
     return query, learned, database
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Protocol(
-                name="dcmh",
-                summary="First rows ask, the next are learned from, all but the queries are "
-                "searched. The Matlab code and SSAH draw at random instead; the NUS-WIDE counts "
-                "are SSAH's (UNKNOWN whether its code agrees).",
-                citation="DCMH (CVPR 2017), TensorFlow and PyTorch code; SSAH (CVPR 2018)",
-                counts={"mirflickr": (2000, 10_000), "nus-wide": (2100, 10_500)},
-                rule=_first,
-            ),
-            Protocol(
-                name="cmla",
-                summary="Fixed in the authors' .h5 files: the source's own split. The numbers of "
-                "training and database items are UNKNOWN.",
-                citation="CMLA (NeurIPS 2019)",
-                counts={},
-                rule=_file,
-                fixed=True,
-            ),
-            Protocol(
-                name="eqb2a",
-                summary="First rows ask, the rest is searched. INFERRED: the training items are "
-                "the rows that follow the queries; INFERRED for the Wikipedia set, whose 2,173 "
-                "training items are all that is searched.",
-                citation="EQB2A, TA-DCH and FPAD code",
-                counts={
-                    "mirflickr": (2000, 5000),
-                    "nus-wide": (2100, 10_500),
-                    "coco": (2000, 10_000),
-                    "iapr": (2000, 5000),
-                    "wiki": (693, 2173),
-                },
-                rule=_first,
-            ),
-            Protocol(
-                name="dadh",
-                summary="The LAST rows ask, the first are learned from, all but the queries are "
-                "searched. On NUS-WIDE the first rows ask; INFERRED: the next are learned from.",
-                citation="DADH (ICMR 2020) and CPAH code",
-                counts={"mirflickr": (2000, 10_000), "nus-wide": (2100, 10_000)},
-                rule=_dadh,
-            ),
-            Protocol(
-                name="djsrh",
-                summary="Label by label at random, each an equal share (the first of MIRFlickr a "
-                "double one), padded at random. Unseeded in the released code, so the items are "
-                "never the paper's; the order of draws is INFERRED.",
-                citation="DJSRH (ICCV 2019) and JDSH code",
-                counts={"mirflickr": (2000, 5000), "nus-wide": (2000, 5000)},
-                rule=_per_label,
-            ),
-            Protocol(
-                name="dchmt",
-                summary="One permutation by NumPy's legacy generator with seed 1814: its head "
-                "asks, the next are learned from, all but the queries are searched. The paper's "
-                "counts; the code's defaults are 5,120 and 10,240.",
-                citation="DCHMT (ACM MM 2022) code",
-                counts={
-                    "mirflickr": (5000, 10_000),
-                    "nus-wide": (5000, 10_000),
-                    "coco": (5000, 10_000),
-                },
-                rule=_dchmt,
-                default_seed=1814,
-            ),
-            Protocol(
-                name="deephash",
-                summary="The split of the list files, if the source has one. Else at random: "
-                "MIRFlickr 1,000 / 4,000 / 20,000 with training items NOT searched, NUS-WIDE 100 "
-                "and 500 per concept of TC21, searched; the released items are in their files.",
-                citation="DeepHash-pytorch",
-                counts={"mirflickr": (1000, 4000), "nus-wide": (2100, 10_500)},
-                rule=_deephash,
-            ),
-            Protocol(
-                name="random",
-                summary="Queries and training items at random, all but the queries are searched; "
-                "by default a tenth (at most 2,000) asks and half of the rest (at most 10,000) "
-                "is learned from.",
-                citation="-",
-                counts={},
-                rule=_random,
-            ),
-            Protocol(
-                name="file",
-                summary="The source's own split, such as a split column or split files.",
-                citation="-",
-                counts={},
-                rule=_file,
-                fixed=True,
-            ),
-        )
-    }
+def _protocol(
+    name: str,
+    rule: Callable[[_Task], _Parts],
+    citation: str,
+    summary: str,
+    *,
+    counts: str = "",
+    fixed: bool = False,
+    default_seed: int = 0,
+) -> Protocol:
+    """Return an entry of the table; counts are words `set queries/train`."""
+    pairs = (word.split(" ") for word in filter(None, counts.split(", ")))
+    sizes = {family: tuple(map(int, numbers.split("/"))) for family, numbers in pairs}
+    return Protocol(
+        name=name,
+        summary=summary,
+        citation=citation,
+        counts=MappingProxyType({family: (size[0], size[1]) for family, size in sizes.items()}),
+        rule=rule,
+        fixed=fixed,
+        default_seed=default_seed,
+    )
+
+
+_TABLE = (
+    _protocol(
+        "dcmh",
+        _first,
+        "DCMH (CVPR 2017), TensorFlow and PyTorch code; SSAH (CVPR 2018)",
+        "First rows ask, the next are learned from, all but the queries are searched. The Matlab "
+        "code and SSAH draw at random instead; the NUS-WIDE counts are SSAH's (UNKNOWN whether "
+        "its code agrees).",
+        counts="mirflickr 2000/10000, nus-wide 2100/10500",
+    ),
+    _protocol(
+        "cmla",
+        _file,
+        "CMLA (NeurIPS 2019)",
+        "Fixed in the authors' .h5 files: the source's own split. The numbers of training and "
+        "database items are UNKNOWN.",
+        fixed=True,
+    ),
+    _protocol(
+        "eqb2a",
+        _first,
+        "EQB2A, TA-DCH and FPAD code",
+        "First rows ask, the rest is searched. INFERRED: the training items are the rows that "
+        "follow the queries; INFERRED for the Wikipedia set, whose 2,173 training items are all "
+        "that is searched.",
+        counts="mirflickr 2000/5000, nus-wide 2100/10500, coco 2000/10000, iapr 2000/5000, "
+        "wiki 693/2173",
+    ),
+    _protocol(
+        "dadh",
+        _dadh,
+        "DADH (ICMR 2020) and CPAH code",
+        "The LAST rows ask, the first are learned from, all but the queries are searched. On "
+        "NUS-WIDE the first rows ask; INFERRED: the next are learned from.",
+        counts="mirflickr 2000/10000, nus-wide 2100/10000",
+    ),
+    _protocol(
+        "djsrh",
+        _per_label,
+        "DJSRH (ICCV 2019) and JDSH code",
+        "Label by label at random, each an equal share (the first of MIRFlickr a double one), "
+        "padded at random. Unseeded in the released code, so the items are never the paper's; "
+        "the order of draws is INFERRED.",
+        counts="mirflickr 2000/5000, nus-wide 2000/5000",
+    ),
+    _protocol(
+        "dchmt",
+        _dchmt,
+        "DCHMT (ACM MM 2022) code",
+        "One permutation by NumPy's legacy generator with seed 1814: its head asks, the next are "
+        "learned from, all but the queries are searched. The paper's counts; the code's defaults "
+        "are 5,120 and 10,240.",
+        counts="mirflickr 5000/10000, nus-wide 5000/10000, coco 5000/10000",
+        default_seed=1814,
+    ),
+    _protocol(
+        "deephash",
+        _deephash,
+        "DeepHash-pytorch",
+        "The split of the list files, if the source has one. Else at random: MIRFlickr 1,000 / "
+        "4,000 / 20,000 with training items NOT searched, NUS-WIDE 100 and 500 per concept of "
+        "TC21, searched; the released items are in their files.",
+        counts="mirflickr 1000/4000, nus-wide 2100/10500",
+    ),
+    _protocol(
+        "random",
+        _random,
+        "-",
+        "Queries and training items at random, all but the queries are searched; by default a "
+        "tenth (at most 2,000) asks and half of the rest (at most 10,000) is learned from.",
+    ),
+    _protocol(
+        "file",
+        _file,
+        "-",
+        "The source's own split, such as a split column or split files.",
+        fixed=True,
+    ),
 )
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({entry.name: entry for entry in _TABLE})

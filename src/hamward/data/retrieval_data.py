@@ -33,8 +33,8 @@ class RetrievalData:
         images: uint8 (n, 3, S, S), possibly memory-mapped.
         bags: uint8 (n, D) in {0, 1}: which words of the vocabulary an item has.
         texts: The words as a reader sees them, n strings; may be empty.
-        labels: uint8 (n, C) in {0, 1}; every item has at least one. C = 0 for data without
-            labels, where `relevance` is "own pair".
+        labels: uint8 (n, C) in {0, 1}; nothing is relevant to an item that has none. C = 0 for
+            data without labels, where `relevance` is "own pair".
         words: The vocabulary, D words in column order; D = 0 for data without texts.
         label_names: C names in column order.
         ids: int64 (n,), unique, the same item has the same id in every subset.

@@ -91,9 +91,9 @@ def distance_counts(
     """Count the items and the relevant items at each Hamming distance of each query.
 
     An item is relevant if it shares a positive label with the query or, given groups instead of
-    labels, if it is of the query's group (a caption and its own picture are a group of two). On the CPU a compiled kernel
-    counts (its first call compiles, for some seconds); elsewhere torch does, in chunks. The
-    counts are exact and depend neither on the device nor on the threads.
+    labels, if it is of the query's group (a caption and its own picture are a group of two). On
+    the CPU a compiled kernel counts (its first call compiles, for some seconds); elsewhere torch
+    does, in chunks. The counts are exact and depend neither on the device nor on the threads.
 
     Args:
         query_codes: (q, K) codes, or packed.

@@ -26,7 +26,6 @@ from layouts import (
 )
 
 from hamward.data.readers import (
-    READERS,
     lines,
     read_coco,
     read_deephash_list,
@@ -35,14 +34,6 @@ from hamward.data.readers import (
 )
 from hamward.data.readers.lines import Problems, read_bits, read_integers, read_lines
 from hamward.errors import ConfigError, DataError
-
-
-def test_the_table_names_every_reader() -> None:
-    assert list(READERS) == sorted(READERS)
-    for name, reader in READERS.items():
-        assert reader.name == name and reader.summary.endswith(".") and reader.needs
-    assert READERS["nus-wide"].items["tc21"] == 195_834
-
 
 # --- text files ---------------------------------------------------------------------------------
 
