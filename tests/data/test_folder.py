@@ -31,6 +31,15 @@ def test_a_folder_with_a_table_is_read(root):
     assert "group: no column" in source.notes
 
 
+def test_columns_that_are_not_used_are_named(root):
+    rows = [[*row[:2], "pets", row[2]] for row in make_rows(8)]
+    write_csv(root / "captions.csv", rows, ("file", "caption", "album", "themes"))
+    source = read_folder(root)
+    assert source.label_names == () and "not used: 'album', 'themes'" in source.notes
+    assert "not used" not in " ".join(read_folder(root, label_column="themes").notes[:6])
+    assert "not used: 'album'" in read_folder(root, label_column="themes").notes
+
+
 def test_captions_may_hold_quotes_separators_and_line_breaks(root):
     rows = make_rows(4)
     rows[1][1] = 'He said "sit, dog",\nand it; sat.'

@@ -140,6 +140,9 @@ def _columns(
         columns[part] = name or usual[0]
         others = f" (also there: {', '.join(usual[1:])})" if name is None and usual[1:] else ""
         notes.append(f"{part}: column {columns[part]!r}{'' if name else ', guessed'}{others}")
+    unused = [repr(name) for name in existing if name not in columns.values()]
+    if unused:
+        notes.append(f"not used: {', '.join(unused)}")
     for note in notes:
         log.info("%s: %s", table, note)
     return columns, tuple(notes)
