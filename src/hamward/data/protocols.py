@@ -177,6 +177,8 @@ def _check_groups(entry: Protocol, source: Source, query: Positions, others: Pos
             if entry.fixed
             else "use protocol random, which keeps groups whole"
         )
+        if _is(source, "nus-wide"):
+            advice += ", or leave rows of one picture out with --duplicates drop"
         raise DataError(
             f"protocol {entry.name!r} would put items of {common.size} groups both among the "
             f"queries and into the database or training items, first groups "
