@@ -21,7 +21,7 @@ from hamward.metrics import (
     mean_average_precision,
 )
 from hamward.models import HashModel, frozen
-from hamward.types import DIRECTIONS, Modality, modalities_of
+from hamward.types import Modality, modalities_of
 
 __all__ = ["card_markdown", "code_statistics", "model_card", "write_card"]
 
@@ -68,7 +68,7 @@ def model_card(
         database[modality] = _logits(model, data, modality, data.split.database)
     real_valued = model.spec.retrieval == "cosine"
     scores = {}
-    for direction in DIRECTIONS:
+    for direction in data.directions:
         asking, answering = modalities_of(direction)
         if asking not in query or answering not in query:
             continue
@@ -97,7 +97,7 @@ def model_card(
         "retrieval": model.spec.retrieval,
         "parameters": sum(p.numel() for p in model.parameters()),
         "split": {"protocol": data.protocol, "digest": data.split_digest},
-        "protocol": "tie-aware MAP over the whole ranking; relevant: a shared label; 95 % "
+        "protocol": f"tie-aware MAP over the whole ranking; relevant: {data.relevance}; 95 % "
         "bootstrap interval over queries",
         "scores": scores,
         "codes": {m: code_statistics(u) for m, u in database.items()},

@@ -94,12 +94,6 @@ def evaluate(
     """
     if not victims:
         raise ConfigError("there are no victims to evaluate")
-    for name, model in victims.items():
-        if not any({*modalities_of(d)} <= {*model.modalities} for d in data.directions):
-            raise ConfigError(
-                f"victim {name!r} reads {' and '.join(model.modalities)}s only, {data.name} can be "
-                f"scored in {', '.join(data.directions)} (relevance is {data.relevance})"
-            )
     if transfer_from is not None and transfer_from not in victims:
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
     for name, model in victims.items():
@@ -177,6 +171,11 @@ def _attackable(
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
+    if not any({*modalities_of(d)} <= {*model.modalities} for d in data.directions):
+        raise ConfigError(
+            f"victim {name!r} reads {' and '.join(model.modalities)}s only, {data.name} can be "
+            f"scored in {', '.join(data.directions)} (relevance is {data.relevance})"
+        )
     if "text" in model.modalities and model.spec.vocabulary != len(data.words):
         raise ShapeError(
             f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "

@@ -35,7 +35,7 @@ def write_pictures(
     rows = [("id", "file", "text", "labels")]
     order = np.argsort(data.ids, kind="stable")
     places = order[np.searchsorted(data.ids[order], ids.numpy())]
-    labels = data.label(places).numpy() > 0
+    labels = data.labels[places] > 0
     for pixels, item, place, row in zip(levels, ids.tolist(), places, labels, strict=True):
         name = f"{item}.png"
         image = Image.fromarray(pixels)
