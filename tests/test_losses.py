@@ -5,7 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from hamward.codes import binarize
-from hamward.losses import auto_temperature, pairwise_likelihood, quantization
+from hamward.losses import (
+    auto_temperature,
+    pairwise_likelihood,
+    quantization,
+    reverse_gradient,
+)
 
 
 def rows(*values: list[float]) -> torch.Tensor:
@@ -77,3 +82,17 @@ def test_auto_temperature_copes_with_zeros(values: list[float], dtype: torch.dty
 def test_quantization_by_hand() -> None:
     codes = torch.tensor([[1, -1], [1, 1]], dtype=torch.int8)
     assert quantization(rows([0.5, -1], [3, 0]), codes).tolist() == [0.25, 5.0]
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 1.0, 0.25, -1.0])
+def test_a_reversed_gradient_changes_sign_and_size_only(coefficient: float) -> None:
+    """y = 3 x, gradient 3: -3 c before the reversal, +3 after it; values stay to the bit."""
+    x = rows([0.1, -2]).requires_grad_(True)
+    y = reverse_gradient(x, coefficient)
+    assert torch.equal(y, x) and y.dtype == x.dtype
+    weight = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    (weight * y).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+    assert x.grad.tolist() == [[-3 * coefficient, -3 * coefficient]]
+    assert float(weight.grad) == pytest.approx(-1.9)
+    assert not reverse_gradient(x.detach(), coefficient).requires_grad

@@ -114,8 +114,7 @@ class MultiScaleText(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         words, channels = x.shape[1], [x]
         for window, scale, shift in zip(self.windows, self.scale, self.shift, strict=True):
-            window = min(window, words)
-            means = F.avg_pool1d(x[:, None], window, ceil_mode=True)
+            means = F.avg_pool1d(x[:, None], min(window, words), ceil_mode=True)
             coarse = F.relu(scale * means + shift)
             channels.append(F.interpolate(coarse, words, mode="linear", align_corners=False)[:, 0])
         return F.relu(self.hidden(torch.cat(channels, 1)))

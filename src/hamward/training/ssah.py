@@ -16,7 +16,7 @@ from hamward.losses import pairwise_likelihood, quantization, reverse_gradient
 from hamward.models import HashModel, frozen
 from hamward.training.objective import OBJECTIVES, Phase, Step
 from hamward.training.requirements import check_not_negative, require_contrast, require_pairs
-from hamward.types import MODALITIES, Modality
+from hamward.types import MODALITIES
 
 __all__ = ["SSAH", "LabelNetwork", "discriminator", "discriminator_loss", "semantic_likelihood"]
 
@@ -150,8 +150,8 @@ class SSAH:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Labels first, then image, then text."""
-        passes: tuple[Phase, ...] = ("label",) * self.label_passes
-        return passes + MODALITIES
+        passes: list[Phase] = ["label"] * self.label_passes
+        return (*passes, *MODALITIES)
 
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
         """Build label network, label heads and discriminators; fill H^l, H^v, H^t, F^l and B.
