@@ -159,6 +159,10 @@ def started(model: HashModel, data: RetrievalData, **options: float) -> ACMR:
     return objective
 
 
+def units(*points: torch.Tensor) -> list[torch.Tensor]:
+    return [x / x.norm(dim=1, keepdim=True) for x in points]
+
+
 def late(data: RetrievalData, *, number: int = 50) -> Step:
     return dataclasses.replace(step_of(data, "pair", BATCH), number=number)
 
@@ -181,7 +185,7 @@ def test_the_loss_is_the_sum_of_its_terms(data: RetrievalData, retrieval: str) -
         similar = labels @ labels.T > 0
         expected = torch.zeros(())
         for a, b in ((v, t), (t, v)):
-            expected += 0.5 * structure_loss(a / 4, b / 4, similar, margin=1.2, repulsion=0.3)
+            expected += 0.5 * structure_loss(*units(a, b), similar, margin=1.2, repulsion=0.3)
             predicted = objective.modules["label_head"](a)
             expected += 2.0 * F.binary_cross_entropy_with_logits(predicted, labels) * 4
             if retrieval == "hamming":

@@ -107,11 +107,10 @@ class SSAH:
         agree with the symbols of the released code), layers from the released code.
     Differs: paper (from memory): alpha = gamma = 1, eta = beta = 1e-4 on sums over pairs and
         items; released code: all five weights 1; here on means, since with sums the weight of
-        an item term falls as the data grow. Here alpha = 0.02: the 512 features are not negative,
-        so their inner products are far above those of codes and, with alpha = 1, dissimilar
-        pairs drown the rest (validation MAP 0.39 instead of 0.66 after 4 epochs). Rates and passes: the released lists of rates fall by 0.32 an epoch; here `fit`'s
-        schedule. The label network takes no part in the game: it leads. Encoder features are
-        those of the model's neck (BatchNorm, ReLU).
+        an item term falls as the data grow. Here alpha = 0.02 and
+        reversal = 0.1 (see the recipe). Rates and passes: the released lists of rates fall by
+        0.32 an epoch; here `fit`'s schedule. The label network takes no part in the game: it
+        leads. Encoder features are those of the model's neck (BatchNorm, ReLU).
         Released code (lelan-li/SSAH), not copied: the likelihood is the square of the terms,
         sum (S x - log(1 + e^x))^2 / 2; the discriminators read features fed as arrays, so the
         "fool" loss cannot reach an encoder, and without a list of variables its optimizer
