@@ -133,9 +133,9 @@ class ACMR:
     Source: Wang et al., "Adversarial Cross-Modal Retrieval", ACM MM 2017, L_emb and L_adv as
         transcribed in our notes; mu, lambda, means and ACMR-H are choices of those notes.
     Differs: paper: projectors of fixed features that end in tanh, here the whole encoders, and
-        directions instead; paper: sums, here means; paper: alpha, beta, lambda searched in [0.01, 100], here fixed on
-        validation; paper: L_reg, sum of norms, here `fit`'s weight decay; multi-label items get
-        binary cross-entropies instead of a softmax.
+        directions instead; paper: sums, here means; paper: alpha, beta, lambda searched in
+        [0.01, 100], here fixed on validation; paper: L_reg, sum of norms, here `fit`'s weight
+        decay; multi-label items get binary cross-entropies instead of a softmax.
         Released demo, not copied: the game is not played (embedding variables are trained
         without the domain loss, the classifier's with nothing else, and the one operation that
         joins them is never run: `reversal = 0` here is what it trains); the label head is in no
