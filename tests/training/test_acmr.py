@@ -337,6 +337,17 @@ def test_the_game_alone_confuses_its_classifier(data: RetrievalData, reversal: f
         assert late_mean < 0.1
 
 
+def test_the_label_head_starts_from_the_labels_frequencies(data: RetrievalData) -> None:
+    """With points at 0 it predicts how frequent each label is."""
+    alone = data.split.train[data.labels[data.split.train].sum(1) == 1]
+    for positions, link in ((data.split.train, torch.sigmoid), (alone, lambda x: x.softmax(0))):
+        objective = ACMR()
+        objective.start(make_model(), data, positions)
+        found = link(objective.modules["label_head"](torch.zeros(16)))
+        rate = torch.tensor(data.labels[positions].mean(0)).float()
+        torch.testing.assert_close(found.detach(), rate, rtol=1e-3, atol=1e-4)
+
+
 def test_single_labels_are_seen(data: RetrievalData) -> None:
     alone = data.split.train[data.labels[data.split.train].sum(1) == 1]
     objective = ACMR()

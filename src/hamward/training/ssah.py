@@ -132,7 +132,7 @@ class SSAH:
 
     alpha: float = 0.02
     gamma: float = 1.0
-    eta: float = 0.01
+    eta: float = 0.05
     beta: float = 1.0
     reversal: float = 0.1
     label_passes: int = 2
