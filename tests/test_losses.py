@@ -10,6 +10,7 @@ from hamward.losses import (
     auto_temperature,
     pairwise_likelihood,
     quantization,
+    reverse_gradient,
     soft_average_precision,
 )
 
@@ -114,3 +115,17 @@ def test_soft_average_precision_by_hand() -> None:
     soft_average_precision(between, codes, relevant).sum().backward()
     assert between.grad is not None and between.grad.any()
     assert float(soft_average_precision(query, codes, relevant * 0)) == 0
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 1.0, 0.25, -1.0])
+def test_a_reversed_gradient_changes_sign_and_size_only(coefficient: float) -> None:
+    """y = 3 x, gradient 3: -3 c before the reversal, +3 after it; values stay to the bit."""
+    x = rows([0.1, -2]).requires_grad_(True)
+    y = reverse_gradient(x, coefficient)
+    assert torch.equal(y, x) and y.dtype == x.dtype
+    weight = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    (weight * y).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+    assert x.grad.tolist() == [[-3 * coefficient, -3 * coefficient]]
+    assert float(weight.grad) == pytest.approx(-1.9)
+    assert not reverse_gradient(x.detach(), coefficient).requires_grad

@@ -1,5 +1,7 @@
 """Losses on logits and codes, each a plain function; a value per item unless said."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
@@ -10,6 +12,7 @@ __all__ = [
     "auto_temperature",
     "pairwise_likelihood",
     "quantization",
+    "reverse_gradient",
     "soft_average_precision",
 ]
 
@@ -99,3 +102,26 @@ def quantization(
 ) -> Float[Tensor, " n"]:
     """Squared distance between outputs and codes, per item."""
     return (logits - codes.to(logits.dtype)).square().sum(1)
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, coefficient: float) -> Tensor:
+        ctx.coefficient = coefficient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.coefficient * gradients[0], None
+
+
+def reverse_gradient(x: Float[Tensor, "..."], coefficient: float) -> Float[Tensor, "..."]:
+    """Return `x`; on the way back its gradient is multiplied by -coefficient.
+
+    What comes after descends a loss that what comes before climbs: a min-max game in one
+    backward pass. With coefficient 0 nothing passes back, with -1 both descend.
+
+    Source: Ganin and Lempitsky, ICML 2015, Sec. 3.
+    """
+    reversed_: Tensor = _Reversal.apply(x, coefficient)  # type: ignore[no-untyped-call]
+    return reversed_

@@ -13,6 +13,7 @@ __all__ = [
     "IMAGE_NETWORKS",
     "TEXT_NETWORKS",
     "BagOfWordsMLP",
+    "MultiScaleText",
     "SmallResNet",
     "bf16_supported",
     "image_network",
@@ -84,6 +85,41 @@ class BagOfWordsMLP(nn.Module):
         return F.relu(self.hidden(x))
 
 
+class MultiScaleText(nn.Module):
+    """Bags of words, (n, D) -> features, (n, width): averages at five scales beside the words.
+
+    Each scale averages neighbouring words, multiplies by one learned number (and adds one),
+    applies ReLU and stretches back to D; the 6 x D values go through one linear layer and ReLU.
+
+    Source: SSAH's text network (Li et al., CVPR 2018); windows as in the released code, 4096
+        units.
+    Differs: local response normalization after the linear layer is left out, as in the
+        authors' later code (CMLA). The last window may be shorter, so that no word is lost
+        (what the released code does there is not known to us), and no window is longer than
+        the vocabulary. Neighbours mean something only if the order of words does.
+    """
+
+    fast_in_bf16 = False
+    windows = (50, 30, 15, 10, 5)
+
+    def __init__(self, vocabulary: int, *, width: int) -> None:
+        super().__init__()
+        if vocabulary < 1:
+            raise ConfigError(f"vocabulary must hold at least one word, got {vocabulary}")
+        self.features = width
+        self.scale = nn.Parameter(torch.ones(len(self.windows)))
+        self.shift = nn.Parameter(torch.zeros(len(self.windows)))
+        self.hidden = nn.Linear((1 + len(self.windows)) * vocabulary, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words, channels = x.shape[1], [x]
+        for window, scale, shift in zip(self.windows, self.scale, self.shift, strict=True):
+            means = F.avg_pool1d(x[:, None], min(window, words), ceil_mode=True)
+            coarse = F.relu(scale * means + shift)
+            channels.append(F.interpolate(coarse, words, mode="linear", align_corners=False)[:, 0])
+        return F.relu(self.hidden(torch.cat(channels, 1)))
+
+
 IMAGE_NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "efficientnet-lite0": EfficientNetLite0,
     "small-resnet": SmallResNet,
@@ -101,7 +137,10 @@ def image_network(name: str) -> nn.Module:
     return IMAGE_NETWORKS[name]()
 
 
-TEXT_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"bow-mlp": BagOfWordsMLP}
+TEXT_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "bow-mlp": BagOfWordsMLP,
+    "multi-scale": MultiScaleText,
+}
 
 
 def text_network(name: str, *, vocabulary: int, width: int) -> nn.Module:

@@ -1,19 +1,25 @@
 """Training: objectives (one file a paper) and the loop that runs them."""
 
-from hamward.training import dcmh
+from hamward.training import acmr, dcmh, ssah
+from hamward.training.acmr import ACMR
 from hamward.training.dcmh import DCMH
 from hamward.training.fit import FitConfig, Fitted, fit
 from hamward.training.objective import OBJECTIVES, Objective, Phase, Step, modalities_in
+from hamward.training.ssah import SSAH
 
 __all__ = [
+    "ACMR",
     "DCMH",
     "OBJECTIVES",
+    "SSAH",
     "FitConfig",
     "Fitted",
     "Objective",
     "Phase",
     "Step",
+    "acmr",
     "dcmh",
     "fit",
     "modalities_in",
+    "ssah",
 ]
