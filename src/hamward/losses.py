@@ -5,7 +5,13 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["auto_temperature", "pairwise_likelihood", "prototype_contrast", "quantization"]
+__all__ = [
+    "auto_temperature",
+    "info_nce",
+    "pairwise_likelihood",
+    "prototype_contrast",
+    "quantization",
+]
 
 
 def auto_temperature(
@@ -24,6 +30,21 @@ def auto_temperature(
     tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
     tau = torch.where(tau > 0, tau, 1.0)
     return (anchor.to(logits.dtype) * torch.tanh(logits / tau)).sum(1)
+
+
+def info_nce(
+    similarity: Float[Tensor, "n m"], matches: Float[Tensor, "n m"]
+) -> Float[Tensor, " n"]:
+    """Contrast of a query with all candidates: -sum_j q_ij log softmax_j(s_ij).
+
+    q_i is row i of `matches` divided by its sum: several matches share the target evenly, one
+    match gives InfoNCE. A query without a match costs 0. The other direction is the transposes.
+
+    Source: van den Oord et al., 2018; soft targets for shared labels as the RoCMR specification
+        sets them (its Sec. 2.1, INFERRED there).
+    """
+    share = matches / matches.sum(1, keepdim=True).clamp(min=1e-12)
+    return -(share * similarity.log_softmax(1)).sum(1)
 
 
 def pairwise_likelihood(
