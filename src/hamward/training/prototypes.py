@@ -175,8 +175,8 @@ def fuzzy_c_means(
         points: z, (n, d).
         memberships: u to start from, usually one-hot from `k_means`.
         fuzzifier: m > 1, fixed; None calibrates.
-        membership: Mean largest membership to calibrate to; reached as nearly as `allowed`
-            permits (an item with one allowed cluster has membership 1).
+        membership: Mean largest membership to calibrate to, over the points that have a choice
+            (with one allowed cluster it is 1 anyway); reached as nearly as m in (1, 100] permits.
         allowed: Clusters that a point may belong to; None is all.
         tolerance: Stop when |u - u before| (Frobenius) is smaller.
         iterations: At most this many.
@@ -189,7 +189,8 @@ def fuzzy_c_means(
         if allowed is not None:
             closeness = closeness.masked_fill(~allowed, -torch.inf)
         if fuzzifier is None:
-            power = 1 + 2 / _exponent(closeness, membership)
+            choice = closeness.isfinite().sum(1) > 1
+            power = 1 + 2 / _exponent(closeness[choice], membership)
         before, memberships = memberships, torch.softmax(2 / (power - 1) * closeness, dim=1)
         if torch.linalg.norm(memberships - before) < tolerance:
             break
@@ -198,8 +199,8 @@ def fuzzy_c_means(
 
 def _exponent(closeness: Tensor, membership: float) -> float:
     """Bisect for 2 / (m - 1); the mean largest membership rises with it."""
-    low, high = 1e-3, 1e6
-    for _ in range(30):
+    low, high = 0.02, 1e6
+    for _ in range(30 if len(closeness) else 0):
         middle = (low * high) ** 0.5
         largest = torch.softmax(middle * closeness, dim=1).amax(1).mean()
         low, high = (middle, high) if largest < membership else (low, middle)
@@ -237,7 +238,7 @@ def separation(codes: Int8[Tensor, "c k"]) -> Separation:
 
     Example:
         >>> separation(torch.tensor([[1, 1, 1], [1, -1, 1], [1, -1, -1]], dtype=torch.int8))
-        Separation(smallest=1, mean=1.3333333730697632, constant_bits=1, duplicates=0)
+        Separation(smallest=1, mean=1.3333333333333333, constant_bits=1, duplicates=0)
     """
     if len(codes) < 2:
         raise ConfigError(f"separation needs at least two codes, got {len(codes)}")
@@ -245,7 +246,7 @@ def separation(codes: Int8[Tensor, "c k"]) -> Separation:
     distance = hamming_distance(codes, codes)[first, second]
     return Separation(
         smallest=int(distance.min()),
-        mean=float(distance.float().mean()),
+        mean=float(distance.double().mean()),
         constant_bits=int((codes == codes[:1]).all(0).sum()),
         duplicates=int((distance == 0).sum()),
     )
