@@ -8,11 +8,23 @@ import pytest
 import torch
 from conftest import SPEC, TINY_FIT, make_model
 
+from hamward.config import call_with, from_mapping
 from hamward.data import RetrievalData
+from hamward.evaluation.runs import TrainConfig
 from hamward.evaluation.scoring import validation_scores
 from hamward.models import HashModel, ModelSpec
 from hamward.progress import NoProgress
-from hamward.training import DJSRH, FPAD, DualEncoder, FitConfig, Fitted, Objective, fit
+from hamward.recipes import read_recipe
+from hamward.training import (
+    DJSRH,
+    FPAD,
+    OBJECTIVES,
+    DualEncoder,
+    FitConfig,
+    Fitted,
+    Objective,
+    fit,
+)
 
 NECKED = dataclasses.replace(SPEC, neck=(24,), dropout=0.2)
 COSINE = dataclasses.replace(SPEC, retrieval="cosine")
@@ -92,3 +104,25 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert [[r[k] for k in keys] for r in fitted.history] == [
         [r[k] for k in keys] for r in expected.history
     ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [
+        ("fpad", FPAD),
+        ("fpad-paper", FPAD),
+        ("djsrh", DJSRH),
+        ("djsrh-paper", DJSRH),
+        ("dual-encoder", DualEncoder),
+        ("dual-encoder-hash", DualEncoder),
+    ],
+)
+def test_recipes_build_what_they_name(data: RetrievalData, recipe: str, kind: type) -> None:
+    config = from_mapping(TrainConfig, read_recipe(recipe))
+    objective = call_with(OBJECTIVES[config.method].make, config.options)
+    assert isinstance(objective, kind)
+    if kind is DualEncoder:
+        assert config.model.retrieval == ("hamming" if "hash" in recipe else "cosine")
+    small = min(config.model.neck[-1:], default=0)
+    spec = dataclasses.replace(SPEC, neck=(small,) if small else ())
+    objective.start(make_model(spec=spec), data, data.split.train)
