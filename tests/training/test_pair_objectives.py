@@ -28,14 +28,14 @@ from hamward.training import (
 
 NECKED = dataclasses.replace(SPEC, neck=(24,), dropout=0.2)
 COSINE = dataclasses.replace(SPEC, retrieval="cosine")
-CASES: dict[str, tuple[Callable[[], Objective], ModelSpec, float]] = {
-    "fpad": (FPAD, NECKED, 0.2),
-    "fpad-free": (lambda: FPAD(clusters="free", restart="heads"), NECKED, 0.2),
-    "fpad-networks": (lambda: FPAD(prototype_share=0.4, restart="networks"), NECKED, 0.1),
-    "djsrh": (lambda: DJSRH(beta=0.3), SPEC, 0.1),
-    "dual-encoder": (DualEncoder, COSINE, 0.2),
-    "dual-encoder-hash": (DualEncoder, SPEC, 0.2),
-    "dual-encoder-pairs": (lambda: DualEncoder(targets="pairs"), COSINE, 0.1),
+CASES: dict[str, tuple[Callable[[], Objective], ModelSpec]] = {
+    "fpad": (FPAD, NECKED),
+    "fpad-free": (lambda: FPAD(clusters="free", restart="heads"), NECKED),
+    "fpad-networks": (lambda: FPAD(prototype_share=0.4, restart="networks"), NECKED),
+    "djsrh": (lambda: DJSRH(beta=0.3), SPEC),
+    "dual-encoder": (DualEncoder, COSINE),
+    "dual-encoder-hash": (DualEncoder, SPEC),
+    "dual-encoder-pairs": (lambda: DualEncoder(targets="pairs"), COSINE),
 }
 CONFIG = FitConfig(epochs=3, batch_size=16, image_rate=1e-3, text_rate=1e-2)
 STEPS = 3  # an epoch: 48 items in batches of 16
@@ -62,7 +62,7 @@ def train(
     checkpoint: Path | None = None,
     progress: NoProgress | None = None,
 ) -> tuple[HashModel, Fitted]:
-    make, spec, _ = CASES[name]
+    make, spec = CASES[name]
     model = make_model(spec=spec)
     fitted = fit(
         model,
@@ -76,13 +76,17 @@ def train(
     return model, fitted
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_it_learns(data: RetrievalData, name: str) -> None:
-    config = dataclasses.replace(TINY_FIT, epochs=12)
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("fpad", 12), ("djsrh", 8), ("dual-encoder", 8), ("dual-encoder-hash", 8)],
+)
+def test_it_learns(data: RetrievalData, name: str, epochs: int) -> None:
+    before = validation_scores(make_model(spec=CASES[name][1]), data)
+    config = dataclasses.replace(TINY_FIT, epochs=epochs)
     _, fitted = train(name, data, config=config)
-    margin = CASES[name][2]
-    assert fitted.best["i2t"] > data.chance("i2t") + margin, fitted.best
-    assert fitted.best["t2i"] > data.chance("t2i") + margin, fitted.best
+    assert fitted.best["select"] > before["select"] + 0.1
+    assert fitted.best["i2t"] > data.chance("i2t") + 0.1, fitted.best
+    assert fitted.best["t2i"] > data.chance("t2i") + 0.1, fitted.best
 
 
 @pytest.mark.parametrize(

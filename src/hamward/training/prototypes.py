@@ -200,7 +200,7 @@ def fuzzy_c_means(
 def _exponent(closeness: Tensor, membership: float) -> float:
     """Bisect for 2 / (m - 1); the mean largest membership rises with it."""
     low, high = 0.02, 1e6
-    for _ in range(30 if len(closeness) else 0):
+    for _ in range(22 if len(closeness) else 0):
         middle = (low * high) ** 0.5
         largest = torch.softmax(middle * closeness, dim=1).amax(1).mean()
         low, high = (middle, high) if largest < membership else (low, middle)
