@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Callable[[], Objective], ModelSpec]] = {
     "fpad": (FPAD, NECKED),
     "fpad-free": (lambda: FPAD(clusters="free", restart="heads"), NECKED),
     "fpad-networks": (lambda: FPAD(prototype_share=0.4, restart="networks"), NECKED),
-    "djsrh": (lambda: DJSRH(beta=0.3), SPEC),
+    "djsrh": (DJSRH, SPEC),
     "dual-encoder": (DualEncoder, COSINE),
     "dual-encoder-hash": (DualEncoder, SPEC),
     "dual-encoder-pairs": (lambda: DualEncoder(targets="pairs"), COSINE),

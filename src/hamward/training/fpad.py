@@ -61,9 +61,10 @@ class FPAD:
         belongs to clusters of its own labels only (`clusters = "free"` for the former). Class code
         of the epoch with the best training loss, last batch, dropout on; here of stage 1's last
         networks without dropout. A third of the rows is never visited and clustered as zeros,
-        here all are, in eval mode. Sums over the batch, here means. No dropout on f
-        itself, here after every layer of the neck. Classes without a training
-        item have no prototype. That gradients reach f through z is INFERRED.
+        here all are, in eval mode. Sums over the batch, here means. No dropout on f itself, here
+        after every layer of the neck. Classes without a training item have no prototype. `fit`
+        keeps the best epoch, which may lie in stage 1. That gradients reach f through z is
+        INFERRED.
     """
 
     def __init__(
