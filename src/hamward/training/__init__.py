@@ -3,15 +3,21 @@
 from hamward.training import acmr, dcmh, ssah
 from hamward.training.acmr import ACMR
 from hamward.training.dcmh import DCMH
+from hamward.training.djsrh import DJSRH
+from hamward.training.dual_encoder import DualEncoder
 from hamward.training.fit import FitConfig, Fitted, fit
+from hamward.training.fpad import FPAD
 from hamward.training.objective import OBJECTIVES, Objective, Phase, Step, modalities_in
 from hamward.training.ssah import SSAH
 
 __all__ = [
     "ACMR",
     "DCMH",
+    "DJSRH",
+    "FPAD",
     "OBJECTIVES",
     "SSAH",
+    "DualEncoder",
     "FitConfig",
     "Fitted",
     "Objective",

@@ -1,0 +1,140 @@
+"""A contrastive dual encoder: the model that RoCMR defends, real-valued or with hash heads."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hamward.data import RetrievalData
+from hamward.errors import ConfigError
+from hamward.losses import info_nce
+from hamward.models import HashModel
+from hamward.training.objective import OBJECTIVES, Phase, Step
+
+__all__ = ["DualEncoder", "Temperature", "symmetric_contrast"]
+
+_MOST = math.log(100)
+
+
+def symmetric_contrast(
+    image: Float[Tensor, "b k"],
+    text: Float[Tensor, "b k"],
+    matches: Float[Tensor, "b b"],
+    *,
+    scale: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """Return (L_i2t + L_t2i) / 2 of a batch; similarities are cosines times `scale`.
+
+    Source: RoCMR specification, Sec. 2.1 (INFERRED there: the paper's body could not be read).
+
+    Args:
+        image: Embeddings of the pictures, (b, K), of any length.
+        text: Embeddings of the texts.
+        matches: 1 where picture i and text j belong together, (b, b).
+        scale: 1 / tau.
+    """
+    similarity = scale * F.normalize(image) @ F.normalize(text).T
+    i2t, t2i = info_nce(similarity, matches), info_nce(similarity.T, matches.T)
+    return 0.5 * (i2t.mean() + t2i.mean())
+
+
+class Temperature(nn.Module):
+    """The learned scale of similarities, 1 / tau: starts at 1 / 0.07, at most 100."""
+
+    def __init__(self, start: float = 0.07) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(start)))
+
+    def forward(self) -> Float[Tensor, ""]:
+        """Return the scale."""
+        return self.log_scale.clamp(max=_MOST).exp()
+
+
+@OBJECTIVES.register(
+    "dual-encoder",
+    summary="Contrastive dual encoder: InfoNCE both ways, shared labels as soft targets",
+    citation="Zhang, Sun and Zhao, IJCNN 2022 (the clean model that RoCMR hardens)",
+    access="training",
+)
+class DualEncoder:
+    """Symmetric InfoNCE over the pairs of a batch.
+
+    With `retrieval = "cosine"` the logits are the embeddings; with "hamming" the relaxed codes
+    tanh(u) are, plus a pull of |tanh(u)| to 1.
+
+    Source: RoCMR specification, Sec. 2.1: temperature learned from 0.07, scale at most 100, soft
+        targets q_ij = S_ij / sum_j S_ij. All of it is INFERRED: of Zhang, Sun and Zhao, "Robust
+        Cross-Modal Retrieval by Adversarial Training", IJCNN 2022, only the abstract is public.
+    Differs: nothing known; the hash head is hamward's.
+    """
+
+    def __init__(
+        self,
+        *,
+        targets: Literal["labels", "pairs"] = "labels",
+        temperature: float = 0.07,
+        quantization: float = 0.1,
+    ) -> None:
+        """Set targets and weights.
+
+        Args:
+            targets: What matches an item: all that share a label, or its own partner alone, which
+                needs no labels.
+            temperature: Starting tau.
+            quantization: Weight of the pull to codes; hash heads only.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        if not 0.01 <= temperature <= 10:
+            raise ConfigError(f"temperature must be in [0.01, 10], got {temperature}")
+        if quantization < 0:
+            raise ConfigError(f"quantization must be at least 0, got {quantization}")
+        self.targets, self.temperature, self.quantization = targets, temperature, quantization
+        self.buffers: dict[str, Tensor] = {}
+        self.modules = nn.ModuleDict()
+        self.labels = torch.empty(0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Pairs."""
+        return ("pair",)
+
+    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
+        """Build the temperature; read the labels if they are the targets."""
+        device = next(model.parameters()).device
+        self.modules["temperature"] = Temperature(self.temperature).to(device)
+        if self.targets == "labels":
+            self.labels = data.label(positions, device=device)
+
+    def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
+        """Return the contrast of the batch's pairs."""
+        image, text = (
+            self.activate(model, model.logits(m, step.items[m], low_precision=True))
+            for m in ("image", "text")
+        )
+        scale: Tensor = self.modules["temperature"]()
+        total = symmetric_contrast(image, text, self.matches(step.rows), scale=scale)
+        if model.spec.retrieval == "hamming":
+            gap = (image.abs() - 1).square().mean() + (text.abs() - 1).square().mean()
+            total = total + 0.5 * self.quantization * gap
+        return total
+
+    def activate(self, model: HashModel, logits: Tensor) -> Tensor:
+        """Return embeddings: the logits, or relaxed codes of a model that hashes."""
+        return torch.tanh(logits) if model.spec.retrieval == "hamming" else logits
+
+    def matches(self, rows: Tensor) -> Float[Tensor, "b b"]:
+        """Return which training items of a batch belong together."""
+        if self.targets == "pairs":
+            return torch.eye(len(rows), device=rows.device)
+        labels = self.labels[rows]
+        return (labels @ labels.T > 0).to(labels.dtype)
+
+    def end_epoch(self) -> None:
+        """Nothing to update."""
