@@ -78,7 +78,8 @@ def evaluate(
         folder: Where codes and adversarial items go; finished ones found there are used.
 
     Raises:
-        ConfigError: no victims, or `transfer_from` is none of them.
+        ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
+            attacked modalities.
         ShapeError: a victim does not fit the data.
     """
     if not victims:
@@ -87,6 +88,11 @@ def evaluate(
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
     for name, model in victims.items():
         _check_fit(name, model, data)
+        if attacks and not set(modalities) & set(model.modalities):
+            raise ConfigError(
+                f"victim {name!r} has no {' or '.join(modalities)} encoder to attack: it encodes "
+                f"{' and '.join(model.modalities)} only"
+            )
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
     crafted: dict[tuple[str, str, Modality], tuple[Crafted, float]] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
@@ -114,12 +120,10 @@ def evaluate(
                 rows[name].extend(
                     scorer.attacked(attack_name, attack, made, seconds, crafted_on=name)
                 )
-                if transfer_from is not None and transfer_from != name:
-                    source, seconds = crafted[transfer_from, attack_name, modality]
+                source = crafted.get((transfer_from or name, attack_name, modality))
+                if source is not None and transfer_from not in (None, name):
                     rows[name].extend(
-                        scorer.attacked(
-                            attack_name, attack, source, seconds, crafted_on=transfer_from
-                        )
+                        scorer.attacked(attack_name, attack, *source, crafted_on=transfer_from)
                     )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
@@ -146,12 +150,13 @@ def _attackable(
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
-    if model.spec.vocabulary != len(data.words):
+    known = model.modalities
+    if "text" in known and model.spec.vocabulary != len(data.words):
         raise ShapeError(
             f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "
             f"{len(data.words)}: it was trained on another vocabulary"
         )
-    if model.spec.image_side != data.image_side:
+    if "image" in known and model.spec.image_side != data.image_side:
         raise ShapeError(
             f"victim {name!r} reads pictures of side {model.spec.image_side}, {data.name} was "
             f"loaded with {data.image_side}"

@@ -1,6 +1,6 @@
 """Training: objectives (one file a paper) and the loop that runs them."""
 
-from hamward.training import dcmh
+from hamward.training import csq, dcmh, dph, dpsh, hashnet
 from hamward.training.dcmh import DCMH
 from hamward.training.fit import FitConfig, Fitted, fit
 from hamward.training.objective import OBJECTIVES, Objective, Phase, Step, modalities_in
@@ -13,7 +13,11 @@ __all__ = [
     "Objective",
     "Phase",
     "Step",
+    "csq",
     "dcmh",
+    "dph",
+    "dpsh",
     "fit",
+    "hashnet",
     "modalities_in",
 ]
