@@ -15,7 +15,7 @@ from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.models import HashModel
-from hamward.random import stream_seed
+from hamward.random import item_uniform
 from hamward.training.image_memory import image_outputs
 from hamward.training.objective import OBJECTIVES, Phase, Step
 from hamward.types import Modality
@@ -76,10 +76,10 @@ def class_centers(
     if source != "random" and exists:
         rows = hadamard(code_length)
         return torch.cat([rows, -rows])[:classes]
-    generator = torch.Generator().manual_seed(stream_seed(seed, "centers"))
     chosen = torch.empty(0, code_length)
     for number in range(classes):
-        order = torch.rand(_CANDIDATES, code_length, generator=generator).argsort(1)
+        draws = torch.arange(number * _CANDIDATES, (number + 1) * _CANDIDATES)
+        order = item_uniform(draws, (code_length,), seed=seed, stream="centers").argsort(1)
         candidates = torch.where(order < code_length // 2, 1.0, -1.0)
         nearest = (candidates @ chosen.T).amax(1) if number else torch.zeros(_CANDIDATES)
         best = int(nearest.argmin())
@@ -193,8 +193,10 @@ class CSQ:
                 classes,
                 code_length,
             )
-        generator = torch.Generator().manual_seed(stream_seed(self.center_seed, "ties"))
-        ties = binarize(torch.rand(1, code_length, generator=generator) - 0.5)[0]
+        coins = item_uniform(
+            torch.zeros(1, dtype=torch.int64), (code_length,), seed=self.center_seed, stream="ties"
+        )
+        ties = binarize(coins - 0.5)[0]
         self.buffers["centers"] = self._class_centers(classes, code_length).to(device).float()
         self.buffers["ties"] = ties.to(device).float()
         self.buffers["image"] = image_outputs(model, data, positions, self.activate)
