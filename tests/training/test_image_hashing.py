@@ -10,11 +10,13 @@ from conftest import make_model, step_of
 from torch import Tensor
 
 from hamward.codes import binarize
+from hamward.config import call_with, from_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
+from hamward.evaluation.runs import TrainConfig
 from hamward.evaluation.scoring import validation_scores
 from hamward.models import HashModel, ModelSpec
-from hamward.recipes import read_recipe
+from hamward.recipes import read_recipe, recipe_names
 from hamward.training import OBJECTIVES, FitConfig, Objective, fit
 from hamward.training.csq import CSQ, class_centers, csq_loss, hadamard, item_centers
 from hamward.training.dph import dph_loss
@@ -283,3 +285,10 @@ def test_recipes_build_image_models_and_methods_are_objectives() -> None:
         assert read_recipe(name)["model"]["text_network"] == ""
         assert isinstance(make(name), Objective)
     assert isinstance(dpsh_objective(), ImageMemory)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_a_configuration(name: str) -> None:
+    config = from_mapping(TrainConfig, read_recipe(name))
+    call_with(OBJECTIVES[config.method].make, config.options)
+    assert name.startswith(config.method)

@@ -41,12 +41,14 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: missing, damaged or not a state dict.
     """
+    content: Any
     if file.suffix == ".safetensors":
-        return read_tensors(file)
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ArtifactError(f"{file}: not a readable PyTorch state dict ({error})") from error
+        content = read_tensors(file)
+    else:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ArtifactError(f"{file}: not a readable PyTorch state dict ({error})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(torch.is_tensor(v) for v in content.values()):
