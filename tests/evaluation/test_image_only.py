@@ -138,8 +138,7 @@ def test_attacks_on_a_side_that_a_victim_lacks_are_refused(
         evaluate_run(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", ["csq", "hashnet"])
-@pytest.mark.parametrize("attack", ["cmla", "own-code"])
+@pytest.mark.parametrize(("method", "attack"), [("csq", "cmla"), ("hashnet", "own-code")])
 def test_it_can_be_hardened(tmp_path: Path, method: str, attack: str) -> None:
     train_run(dataclasses.replace(TRAIN, method=method), tmp_path / "victim")
     options = {"steps": 1, "references": 16, "attack": attack}
