@@ -17,7 +17,7 @@ from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.registry import Registry
 from hamward.training import Objective, Phase, Step
-from hamward.types import Modality
+from hamward.types import MODALITIES, Modality
 
 __all__ = [
     "DEFENSES",
@@ -178,13 +178,15 @@ class AdversarialObjective:
         labels = self.base.labels
         step = max(len(labels) // self.config.references, 1)
         chosen = torch.arange(0, len(labels), step, device=labels.device)
+        memory = {m: v for m, v in self.base.buffers.items() if m in MODALITIES}
+        (first, *_) = memory.values()  # one that the model lacks takes the other's place
         goal = Goal(
             modality=modality,
             anchor=victim.codes(modality, x),
             label=labels[rows],
             references=References(
-                image=binarize(self.base.buffers["image"][chosen]),
-                text=binarize(self.base.buffers["text"][chosen]),
+                image=binarize(memory.get("image", first)[chosen]),
+                text=binarize(memory.get("text", first)[chosen]),
                 label=labels[chosen],
             ),
         )

@@ -89,7 +89,8 @@ def evaluate(
         folder: Where codes and adversarial items go; finished ones found there are used.
 
     Raises:
-        ConfigError: no victims, or `transfer_from` is none of them.
+        ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
+            attacked modalities.
         ShapeError: a victim does not fit the data.
     """
     if not victims:
@@ -98,6 +99,7 @@ def evaluate(
         raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
     for name, model in victims.items():
         _check_fit(name, model, data)
+        _check_attackable(name, model, attacks, modalities)
     for transform in transforms:
         check_transform(transform)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
@@ -168,6 +170,19 @@ def _attackable(
     attack: Attack | TrainableAttack, model: HashModel, modalities: tuple[Modality, ...]
 ) -> list[Modality]:
     return [m for m in modalities if m in model.modalities and m in attack.modalities]
+
+
+def _check_attackable(
+    name: str,
+    model: HashModel,
+    attacks: Mapping[str, Attack | TrainableAttack],
+    modalities: tuple[Modality, ...],
+) -> None:
+    if attacks and not set(modalities) & set(model.modalities):
+        raise ConfigError(
+            f"victim {name!r} has no {' or '.join(modalities)} encoder to attack: it encodes "
+            f"{' and '.join(model.modalities)} only"
+        )
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:

@@ -22,9 +22,9 @@ from hamward.evaluation.pictures import check_transform
 from hamward.evaluation.report import write_report
 from hamward.evaluation.scoring import robust_validation_scores, validation_scores
 from hamward.models import HashModel, ModelSpec, build_hash_model, load_model, save_model
-from hamward.models.networks import image_network
+from hamward.models.networks import comes_pretrained
 from hamward.progress import SILENT, Progress
-from hamward.training import OBJECTIVES, FitConfig, Fitted, fit
+from hamward.training import OBJECTIVES, FitConfig, Fitted, Objective, fit, modalities_in
 from hamward.types import Modality
 
 __all__ = [
@@ -49,6 +49,8 @@ class ModelConfig:
         code_length: Number of bits K.
         image_network: Image trunk; "" for a model that reads no pictures.
         pretrained: ImageNet weights for the trunk; None means where there are some.
+        weights: File of weights for the image trunk instead: a state dict with torchvision's
+            names, or imagenet-vgg-f.mat for "cnn-f". "" is none.
         text_network: Text trunk; "" for a model that reads no texts.
         text_width: Hidden units of the text network.
         neck: Widths of the layers between each trunk and its head.
@@ -59,6 +61,7 @@ class ModelConfig:
     code_length: int = 32
     image_network: str = "efficientnet-lite0"
     pretrained: bool | None = None
+    weights: str = ""
     text_network: str = "bow-mlp"
     text_width: int = 8192
     neck: tuple[int, ...] = ()
@@ -160,10 +163,10 @@ def train_run(
     entry = OBJECTIVES[config.method]
     objective = call_with(entry.make, config.options, path="options.")
     data = load_data(config.data, **config.data_options)
-    pretrained = config.model.pretrained
+    pretrained, weights = config.model.pretrained, config.model.weights
     if pretrained is None:
         name = config.model.image_network
-        pretrained = bool(name) and hasattr(image_network(name), "load_pretrained")
+        pretrained = bool(name) and not weights and comes_pretrained(name)
     spec = ModelSpec(
         code_length=config.model.code_length,
         vocabulary=max(len(data.words), 1),
@@ -175,13 +178,18 @@ def train_run(
         dropout=config.model.dropout,
         retrieval=config.model.retrieval,
     )
-    _check_trainable(config.fit, data)
     if spec.text_network and "text" not in data.modalities:
         raise ConfigError(
             f"{data.name} has no texts: train a model that reads pictures only, with "
             "--set model.text_network=, by a method for one modality"
         )
-    model = build_hash_model(spec, seed=config.fit.seed, pretrained=pretrained)
+    _check_trainable(config.fit, data, objective, spec, method=config.method)
+    model = build_hash_model(
+        spec,
+        seed=config.fit.seed,
+        pretrained=pretrained,
+        weights=Path(weights) if weights else None,
+    )
     run = RunFolder(out)  # claimed last, so that a wrong configuration leaves no folder behind
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
@@ -206,6 +214,7 @@ def train_run(
         "items_digest": _items_digest(data),
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
+        "weights": Path(weights).name,
     }
     _finish(run, model, data, fitted=fitted, facts=facts, started=started)
     return model
@@ -230,7 +239,7 @@ def harden_run(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
     data = _data_of(facts, victim)
-    _check_trainable(config.fit, data)
+    _check_trainable(config.fit, data, base, model.spec, method=facts["method"])
     run = RunFolder(out)
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
@@ -393,10 +402,40 @@ def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
     return data
 
 
-def _check_trainable(config: FitConfig, data: RetrievalData) -> None:
+def _check_trainable(
+    config: FitConfig, data: RetrievalData, objective: Objective, spec: ModelSpec, *, method: str
+) -> None:
+    """Refuse before the first step what cannot be trained.
+
+    Raises:
+        ConfigError: model and method read different modalities, there are too few items or none
+            for validation, all items share a label, or the method itself refuses the data.
+    """
     config.check(len(data.split.train))
     if not len(data.split.validation):
         raise ConfigError(f"{data.name} has no validation items: they choose the epoch to keep")
+    trained = {m for phase in objective.phases for m in modalities_in(phase)}
+    held = {"image": spec.image_network, "text": spec.text_network}
+    for modality, network in held.items():
+        if network and modality not in trained:
+            raise ConfigError(
+                f"{method} trains no {modality} encoder, but model.{modality}_network is "
+                f'{network!r}: set model.{modality}_network = ""'
+            )
+        if not network and modality in trained:
+            raise ConfigError(
+                f"{method} trains a {modality} encoder: model.{modality}_network must name one"
+            )
+    shared = data.labels[data.split.train].all(0)
+    if shared.any():
+        name = data.label_names[int(shared.argmax())]
+        raise ConfigError(
+            f"every training item of {data.name} has the label {name!r}: all pairs are similar "
+            "and there is nothing to learn"
+        )
+    check = getattr(objective, "check", None)
+    if check is not None:
+        check(data, code_length=spec.code_length)
 
 
 def _items_digest(data: RetrievalData) -> str:

@@ -89,7 +89,7 @@ def robust_validation_scores(
     clean = _clean(model, data, train)
     victim = Victim(model=model, low_precision=True)
     codes = {}
-    for modality in modalities:
+    for modality in (m for m in modalities if m in model.modalities):
         positions = data.positions("validation", modality)
         made = craft(
             attack,

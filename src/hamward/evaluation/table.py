@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 
 from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
-from hamward.types import Direction
+from hamward.types import DIRECTIONS, Direction
 
 __all__ = ["flag_lines", "markdown_table", "protocol_line", "table_cells"]
 
+_ACROSS: tuple[Direction, ...] = ("i2t", "t2i")
+
 
 def table_cells(
-    evaluation: Evaluation, directions: Sequence[Direction] = ("i2t", "t2i")
+    evaluation: Evaluation, directions: Sequence[Direction] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and body of the table: one line per victim, attack and direction.
 
-    Transfers are left out: they are no robustness figures.
+    Transfers are left out: they are no robustness figures. Without `directions`, those across
+    modalities are shown, and those within one for victims that have no others.
     """
+    across = {row.victim for row in evaluation.rows if row.direction in _ACROSS}
     header = ["victim", "attack", "eps", "direction", "MAP", "95 %", "chance", "flips", "D (rms)"]
     targeted = any(row.target_map is not None for row in evaluation.rows)
     header += ["t-MAP", "t-chance"] if targeted else []
@@ -31,14 +35,15 @@ def table_cells(
             "" if row.attack == CLEAN else f"{row.rms:.4f}",
             *(_target(row) if targeted else ()),
         ]
-        for direction in directions
+        for direction in directions or DIRECTIONS
         for row in evaluation.rows
         if row.direction == direction and row.counts and not row.transfer
+        if directions or direction in _ACROSS or row.victim not in across
     ]
     return header, body
 
 
-def markdown_table(evaluation: Evaluation, directions: Sequence[Direction] = ("i2t", "t2i")) -> str:
+def markdown_table(evaluation: Evaluation, directions: Sequence[Direction] | None = None) -> str:
     """Return the table in Markdown, columns aligned for reading as plain text."""
     header, body = table_cells(evaluation, directions)
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]

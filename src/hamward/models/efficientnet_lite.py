@@ -70,9 +70,10 @@ class EfficientNetLite0(nn.Module):
     Differs: no classifier and no dropout.
     """
 
-    features = 1280
+    width = 1280
     fast_in_bf16 = False  # depthwise convolutions are slower there
     foldable = True
+    minimum_side = 8
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,13 +95,20 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self._bn1(self._conv_head(x)))
         return x.mean((2, 3))
 
-    def load_pretrained(self, file: Path | None = None) -> None:
-        """Load ImageNet weights (the package's file unless one is named).
+    def load_pretrained(self) -> None:
+        """Load the ImageNet weights of the package.
 
         Raises:
-            ArtifactError: the package is not installed, or the file holds other weights.
+            ArtifactError: the package is not installed.
         """
-        file = file or pretrained_lite0_file()
+        self.load_weights(pretrained_lite0_file())
+
+    def load_weights(self, file: Path) -> None:
+        """Load weights with the names of the released state dict.
+
+        Raises:
+            ArtifactError: the file is damaged or holds other weights.
+        """
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:

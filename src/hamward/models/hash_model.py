@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hamward.errors import AccessError, ConfigError, ShapeError
+from hamward.errors import AccessError, ArtifactError, ConfigError, ShapeError
 from hamward.models.networks import bf16_supported, image_network, text_network
 from hamward.random import seeded
 from hamward.types import MODALITIES, Modality
@@ -71,14 +72,16 @@ class Encoder(nn.Module):
     def __init__(self, trunk: nn.Module, spec: ModelSpec, *, head: nn.Module | None = None) -> None:
         super().__init__()
         self.trunk = trunk
-        width = int(trunk.features)  # type: ignore[arg-type]
+        width = int(trunk.width)  # type: ignore[arg-type]
         layers: list[nn.Module] = []
         for units in spec.neck:
             layers += [nn.Linear(width, units), nn.BatchNorm1d(units), nn.ReLU()]
             layers += [nn.Dropout(spec.dropout)] if spec.dropout else []
             width = units
         self.neck = nn.Sequential(*layers)
-        self.head = head if head is not None else _hash_head(width, spec.code_length)
+        self.head: nn.Linear = (  # a wrapped model has the identity here
+            _hash_head(width, spec.code_length) if head is None else head  # type: ignore[assignment]
+        )
 
     def features(self, x: Tensor, *, low_precision: bool = False) -> Float[Tensor, "n d"]:
         """Return what the head reads, (n, width of the last neck layer or of the trunk)."""
@@ -119,7 +122,13 @@ class HashModel(nn.Module):
         if encoders is not None:
             return
         if spec.image_network:
-            self.encoders["image"] = Encoder(image_network(spec.image_network), spec)
+            seeing = image_network(spec.image_network)
+            if spec.image_side < getattr(seeing, "minimum_side", 1):
+                raise ConfigError(
+                    f"image network {spec.image_network!r} needs pictures of side "
+                    f"{seeing.minimum_side} or more, got {spec.image_side}"
+                )
+            self.encoders["image"] = Encoder(seeing, spec)
         if spec.text_network:
             trunk = text_network(
                 spec.text_network, vocabulary=spec.vocabulary, width=spec.text_width
@@ -193,28 +202,44 @@ class HashModel(nn.Module):
         return torch.tanh(self.logits(modality, x))
 
 
-def build_hash_model(spec: ModelSpec, *, seed: int, pretrained: bool = False) -> HashModel:
+def build_hash_model(
+    spec: ModelSpec, *, seed: int, pretrained: bool = False, weights: Path | None = None
+) -> HashModel:
     """Build a model with seeded random weights; the global random stream stays untouched.
 
     Args:
         spec: Architecture.
         seed: Seed of the initial weights.
         pretrained: Load ImageNet weights into the image trunk (EfficientNet-Lite0 only).
+        weights: File of weights for the image trunk: torchvision's state dict, or
+            imagenet-vgg-f.mat for CNN-F.
 
     Raises:
-        ConfigError: pretrained weights wanted for a trunk that has none.
-        ArtifactError: the package with the weights is not installed.
+        ConfigError: weights wanted for a trunk that takes none, or both kinds at once; a side
+            too small for the trunk.
+        ArtifactError: the package or the file is not there, or holds other weights.
     """
+    if pretrained and weights is not None:
+        raise ConfigError(f"pretrained = true and weights = {str(weights)!r}: choose one of them")
     with seeded(seed, "weights"):
         model = HashModel(spec)
-    if pretrained:
-        load = getattr(model.encoder("image").trunk, "load_pretrained", None)
-        if load is None:
-            raise ConfigError(
-                f"image network {spec.image_network!r} has no pretrained weights: "
-                "set pretrained = false"
-            )
+    if not pretrained and weights is None:
+        return model
+    trunk = model.encoder("image").trunk
+    load = getattr(trunk, "load_weights" if weights else "load_pretrained", None)
+    if load is None:
+        raise ConfigError(
+            f"image network {spec.image_network!r} reads no weight files: leave weights empty"
+            if weights
+            else f"image network {spec.image_network!r} has no pretrained weights: set "
+            "pretrained = false, or name a file in weights"
+        )
+    if weights is None:
         load()
+    elif not weights.is_file():
+        raise ArtifactError(f"{weights}: no such file of weights")
+    else:
+        load(weights)
     return model
 
 

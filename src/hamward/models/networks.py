@@ -1,13 +1,21 @@
-"""Trunks: from pixels or words to features. Each names its width and its fast precision."""
+"""Trunks: from pixels or words to features.
+
+Each names its width, its fast precision and, for pictures, the smallest side it takes.
+"""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hamward.errors import ConfigError, unknown_name
+from hamward.models.alexnet import AlexNet
+from hamward.models.cnn_f import CNNF
 from hamward.models.efficientnet_lite import EfficientNetLite0
+from hamward.models.resnet import ResNet
+from hamward.models.vgg import VGG
 
 __all__ = [
     "IMAGE_NETWORKS",
@@ -16,6 +24,7 @@ __all__ = [
     "MultiScaleText",
     "SmallResNet",
     "bf16_supported",
+    "comes_pretrained",
     "image_network",
     "text_network",
 ]
@@ -50,9 +59,10 @@ class SmallResNet(nn.Module):
     [-2, 2] is inside.
     """
 
-    features = 256
+    width = 256
     fast_in_bf16 = True
     foldable = True
+    minimum_side = 8
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +88,7 @@ class BagOfWordsMLP(nn.Module):
         super().__init__()
         if vocabulary < 1:
             raise ConfigError(f"vocabulary must hold at least one word, got {vocabulary}")
-        self.features = width
+        self.width = width
         self.hidden = nn.Linear(vocabulary, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,8 +131,14 @@ class MultiScaleText(nn.Module):
 
 
 IMAGE_NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "alexnet": AlexNet,
+    "cnn-f": CNNF,
     "efficientnet-lite0": EfficientNetLite0,
+    "resnet-18": partial(ResNet, 18),
+    "resnet-50": partial(ResNet, 50),
     "small-resnet": SmallResNet,
+    "vgg-11": partial(VGG, 11),
+    "vgg-16": partial(VGG, 16),
 }
 
 
@@ -141,6 +157,17 @@ TEXT_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "bow-mlp": BagOfWordsMLP,
     "multi-scale": MultiScaleText,
 }
+
+
+def comes_pretrained(name: str) -> bool:
+    """Return whether an image trunk finds ImageNet weights in an installed package.
+
+    Raises:
+        UnknownNameError: no trunk has this name.
+    """
+    if name not in IMAGE_NETWORKS:
+        raise unknown_name("image network", name, IMAGE_NETWORKS)
+    return hasattr(IMAGE_NETWORKS[name], "load_pretrained")
 
 
 def text_network(name: str, *, vocabulary: int, width: int) -> nn.Module:

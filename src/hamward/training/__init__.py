@@ -1,6 +1,6 @@
 """Training: objectives (one file a paper) and the loop that runs them."""
 
-from hamward.training import acmr, dcmh, ssah
+from hamward.training import acmr, csq, dcmh, dph, dpsh, hashnet, ssah
 from hamward.training.acmr import ACMR
 from hamward.training.dcmh import DCMH
 from hamward.training.djsrh import DJSRH
@@ -24,8 +24,12 @@ __all__ = [
     "Phase",
     "Step",
     "acmr",
+    "csq",
     "dcmh",
+    "dph",
+    "dpsh",
     "fit",
+    "hashnet",
     "modalities_in",
     "ssah",
 ]

@@ -74,9 +74,17 @@ class Findings:
         return [row for row in self.evaluation.rows if row.transfer and row.counts]
 
     def directions(self, *, within: bool) -> list[Direction]:
-        """Return the directions that have rows: across modalities, or within one."""
+        """Return the directions that have rows: the main ones, or those within one modality.
+
+        Main are those across modalities and, if there is a victim of one modality, those that
+        it has.
+        """
+        main: set[Direction] = set()
+        for victim in self.victims:
+            own = {row.direction for row in self.evaluation.rows if row.victim == victim}
+            main |= {d for d in own if d[0] != d[2]} or own
         there = {row.direction for row in self.evaluation.rows}
-        return [d for d in DIRECTIONS if d in there and (d[0] == d[2]) == within]
+        return [d for d in DIRECTIONS if d in there and (d not in main) == within]
 
     def attacks(self, direction: Direction) -> list[str]:
         """Return the attacks that some victim met adaptively in a direction."""
@@ -110,11 +118,18 @@ class Findings:
         return there[-1] if there else None
 
     def main_direction(self, modality: Modality) -> Direction | None:
-        """Return the direction that speaks for an attacked modality, across before within."""
-        for direction in (*self.directions(within=False), *self.directions(within=True)):
-            if modalities_of(direction)[0] == modality and self.attacks(direction):
-                return direction
-        return None
+        """Return the direction that speaks for an attacked modality, main before within.
+
+        One in which the baseline was attacked goes first.
+        """
+        every = [*self.directions(within=False), *self.directions(within=True)]
+        found = [d for d in every if modalities_of(d)[0] == modality and self.attacks(d)]
+        baseline = [
+            d
+            for d in found
+            if any(self.row(str(self.baseline), a, d) is not None for a in self.attacks(d))
+        ]
+        return next(iter([*baseline, *found]), None)
 
     def noise_like(self, row: Row) -> Row | None:
         """Return the control of the same victim, direction, budget and norm, if it was run."""

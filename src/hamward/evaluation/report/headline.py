@@ -56,7 +56,7 @@ def sentences(findings: Findings) -> list[str]:
     clean = [
         f"{reader_name(d)} MAP of {_name(v)} is {score(row.map, digits=2)} "
         f"(chance {score(row.chance, digits=2)})"
-        for d in findings.directions(within=False) or findings.directions(within=True)
+        for d in findings.directions(within=False)
         for v in findings.victims
         if (row := findings.clean(v, d)) is not None
     ]

@@ -51,7 +51,7 @@ class Rounding:
 
 
 def grids(findings: Findings, *, within: bool) -> list[Grid]:
-    """Return the result tables across modalities, or those within one."""
+    """Return the result tables of the main directions, or of the others within one modality."""
     made = []
     for direction in findings.directions(within=within):
         attacks = (CLEAN, *findings.attacks(direction))
