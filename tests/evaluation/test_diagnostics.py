@@ -90,7 +90,7 @@ def test_a_network_without_gradient_or_with_noise_is_flagged(
     model: HashModel, data: RetrievalData
 ) -> None:
     class Wall(torch.nn.Module):
-        features = model.encoder("image").trunk.features
+        width = model.encoder("image").trunk.width
 
         def __init__(self, inner: torch.nn.Module, noise: float) -> None:
             super().__init__()

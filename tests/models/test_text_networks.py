@@ -24,7 +24,7 @@ def bags(n: int, vocabulary: int) -> torch.Tensor:
 def test_items_do_not_see_each_other(name: str, vocabulary: int) -> None:
     trunk, x = network(name, vocabulary), bags(5, vocabulary)
     whole = trunk(x)
-    assert whole.shape == (5, trunk.features) and whole.min() >= 0
+    assert whole.shape == (5, trunk.width) and whole.min() >= 0
     torch.testing.assert_close(trunk(x[3:4]), whole[3:4], rtol=0, atol=1e-12)
     assert trunk(x[:0]).shape == (0, 40)
     x.requires_grad_(True)

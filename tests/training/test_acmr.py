@@ -298,7 +298,7 @@ def test_the_classifier_can_learn_in_every_kth_step(data: RetrievalData) -> None
 class Flat(nn.Module):
     """A trunk that trains in no time."""
 
-    features = 32
+    width = 32
     fast_in_bf16 = False
 
     def __init__(self) -> None:

@@ -116,7 +116,7 @@ class MultiScaleText(nn.Module):
         super().__init__()
         if vocabulary < 1:
             raise ConfigError(f"vocabulary must hold at least one word, got {vocabulary}")
-        self.features = width
+        self.width = width
         self.scale = nn.Parameter(torch.ones(len(self.windows)))
         self.shift = nn.Parameter(torch.zeros(len(self.windows)))
         self.hidden = nn.Linear((1 + len(self.windows)) * vocabulary, width)

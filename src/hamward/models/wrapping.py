@@ -20,18 +20,18 @@ class _Wrapped(nn.Module):
 
     fast_in_bf16 = False
 
-    def __init__(self, call: Logits, features: int) -> None:
+    def __init__(self, call: Logits, width: int) -> None:
         super().__init__()
-        self.features = features
+        self.width = width
         self.module = call if isinstance(call, nn.Module) else None
         self._call: list[Logits] = [call]  # a list, so that a module is registered once only
         self.device_tag = nn.Parameter(torch.zeros(0), requires_grad=False)  # where items go
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self._call[0](x) if self.module is None else self.module(x)
-        if not isinstance(logits, Tensor) or logits.shape != (len(x), self.features):
+        if not isinstance(logits, Tensor) or logits.shape != (len(x), self.width):
             raise ShapeError(
-                f"the wrapped model must return logits ({len(x)}, {self.features}), got "
+                f"the wrapped model must return logits ({len(x)}, {self.width}), got "
                 f"{tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
             )
         return logits
