@@ -1,6 +1,7 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import cmla, own_code
+from hamward.attacks import aach, cmla, knockoff, own_code, square, transfer
+from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
     ATTACKS,
     Attack,
@@ -20,9 +21,13 @@ from hamward.attacks.craft import (
     own_code_goal,
     reference_codes,
 )
+from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.square import Square, SquareList
+from hamward.attacks.transfer import Transfer
 
 __all__ = [
+    "AACH",
     "ATTACKS",
     "CMLA",
     "Attack",
@@ -30,19 +35,27 @@ __all__ = [
     "Crafted",
     "Distortion",
     "Goal",
+    "Knockoff",
     "OwnCode",
     "RandomNoise",
     "References",
+    "Square",
+    "SquareList",
     "TrainableAttack",
+    "Transfer",
+    "aach",
     "ascend",
     "check_steps",
     "cmla",
     "craft",
     "encode",
     "encode_items",
+    "knockoff",
     "measure",
     "own_code",
     "own_code_goal",
     "reference_codes",
     "round_to_grid",
+    "square",
+    "transfer",
 ]
