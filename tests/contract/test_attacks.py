@@ -49,6 +49,8 @@ FAST: dict[str, Any] = {
     "code_length": 16,
     "epochs": 2,
     "batch_size": 8,
+    "perturbation_epochs": 1,
+    "generator_epochs": 1,
     "run": "",  # a surrogate's run folder, made by `ready`
 }
 

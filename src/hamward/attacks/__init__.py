@@ -1,6 +1,6 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import aach, cmla, knockoff, own_code, square, transfer
+from hamward.attacks import aach, cmla, eqb2a, knockoff, own_code, square, transfer
 from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
     ATTACKS,
@@ -21,6 +21,7 @@ from hamward.attacks.craft import (
     own_code_goal,
     reference_codes,
 )
+from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
 from hamward.attacks.square import Square, SquareList
@@ -30,6 +31,7 @@ __all__ = [
     "AACH",
     "ATTACKS",
     "CMLA",
+    "EQB2A",
     "Attack",
     "Budget",
     "Crafted",
@@ -50,6 +52,7 @@ __all__ = [
     "craft",
     "encode",
     "encode_items",
+    "eqb2a",
     "knockoff",
     "measure",
     "own_code",

@@ -21,6 +21,7 @@ from hamward.attacks.surrogate import (
     places,
     ranked_by,
     refuse_toward,
+    relaxed_database,
     same_type,
     train_surrogate,
 )
@@ -319,17 +320,7 @@ class AACH:
         return FittedAACH(
             options=self,
             model=surrogate,
-            database=_relaxed(surrogate, data, other_modality(modality)),
-        )
-
-
-def _relaxed(model: HashModel, data: RetrievalData, modality: Modality) -> Tensor:
-    """Return the surrogate's relaxed codes of the database, float32, on the CPU."""
-    chunks = np.split(data.split.database, range(128, len(data.split.database), 128))
-    device = next(model.parameters()).device
-    with torch.no_grad(), frozen(model):
-        return torch.cat(
-            [model.relaxed(modality, data.inputs(modality, c, device=device)).cpu() for c in chunks]
+            database=relaxed_database(surrogate, data, other_modality(modality)),
         )
 
 

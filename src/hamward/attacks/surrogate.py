@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamward.attacks.base import Goal
 from hamward.attacks.budget import Budget
@@ -36,9 +36,13 @@ __all__ = [
     "places",
     "ranked_by",
     "refuse_toward",
+    "relaxed_database",
     "same_type",
     "train_surrogate",
 ]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def other_modality(modality: Modality) -> Modality:
@@ -126,7 +130,7 @@ def train_surrogate(
     return model.requires_grad_(False)
 
 
-def same_type(model: HashModel, x: Tensor) -> HashModel:
+def same_type(model: M, x: Tensor) -> M:
     """Return the model in the dtype and on the device of the items, a copy where they differ."""
     parameter = next(model.parameters())
     if parameter.dtype == x.dtype and parameter.device == x.device:
@@ -248,3 +252,13 @@ def places(lists: Tensor, size: int) -> Tensor:
     standing = torch.full((len(lists), size), lists.shape[1], dtype=torch.long)
     order = torch.arange(lists.shape[1]).expand_as(lists)
     return standing.scatter(1, lists, order)
+
+
+def relaxed_database(model: HashModel, data: RetrievalData, modality: Modality) -> Tensor:
+    """Return a surrogate's relaxed codes of the database, float32, on the CPU, (n, K)."""
+    chunks = np.split(data.split.database, range(128, len(data.split.database), 128))
+    device = next(model.parameters()).device
+    with torch.no_grad(), frozen(model):
+        return torch.cat(
+            [model.relaxed(modality, data.inputs(modality, c, device=device)).cpu() for c in chunks]
+        )
