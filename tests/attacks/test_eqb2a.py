@@ -170,7 +170,6 @@ def test_training_alienates_and_the_judge_moves(victim: Victim, data: RetrievalD
     assert moved == {"perturb", "supervise"}
     start, perturb = apart(), weights(nets.perturb)
     nets.train_images(log, model, 6, seed=0, progress=SILENT)
-    print("APART", start, apart())
     assert apart() < start - 0.1
     assert torch.equal(weights(nets.perturb), perturb), "the perturbation generator is fixed"
     assert not torch.equal(weights(nets.judge), before["judge"])
