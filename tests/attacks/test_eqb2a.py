@@ -1,5 +1,6 @@
 """EQB2A: the numbers of its specification, its losses by loops, its promises."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import step_of
 from torch import Tensor, nn
 
+from hamward.artifacts import read_tensors
 from hamward.attacks import EQB2A, encode, own_code_goal
 from hamward.attacks.eqb2a import RankTuples, eqb2a_official, eqb2a_pgd
 from hamward.attacks.eqb2a_generators import (
@@ -24,7 +26,7 @@ from hamward.attacks.eqb2a_generators import (
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError, QueryLimitError
 from hamward.index import HammingIndex
-from hamward.models import HashModel, QueryLedger, Victim
+from hamward.models import HashModel, QueryLedger, Victim, load_model
 from hamward.progress import SILENT
 
 SMALL: dict[str, Any] = {
@@ -129,11 +131,19 @@ def test_stage_a_is_what_loops_say(victim: Victim, data: RetrievalData) -> None:
     assert loss == pytest.approx(expected, rel=1e-3)
 
 
-def test_one_log_of_m_pictures_serves_all_stages(victim: Victim, data: RetrievalData) -> None:
+def test_one_log_of_m_pictures_serves_all_stages(
+    victim: Victim, data: RetrievalData, tmp_path: Path
+) -> None:
     options = EQB2A(**SMALL)
     attack = options.fit(victim, data, "image", seed=0)
     assert (victim.ledger.image, victim.ledger.text) == (40, 0) and options.query_limit == 40
     assert attack.nets is not None
+    attack.save(tmp_path)
+    again = Generators(16, 16, eps=8 / 255)
+    again.load_state_dict(read_tensors(tmp_path / "generators.safetensors"))
+    x = data.inputs("image", data.split.query[:2])
+    assert torch.equal(again.eval()(x), attack.nets.eval()(x))
+    assert load_model(tmp_path)[0].code_length == 16
     short = Victim(
         model=victim.model, access="ranks", index=victim.index, ledger=QueryLedger(limit=39)
     )

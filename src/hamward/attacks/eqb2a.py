@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hamward.artifacts import write_tensors
 from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
 from hamward.attacks.budget import Budget
 from hamward.attacks.eqb2a_generators import (
@@ -40,7 +42,7 @@ from hamward.attacks.surrogate import (
 from hamward.codes import binarize, hamming_distance
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
-from hamward.models import HashModel, Victim, frozen
+from hamward.models import HashModel, Victim, frozen, save_model
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
 from hamward.random import seeded
@@ -276,6 +278,12 @@ class FittedEQB2A:
     def budget(self, modality: Modality) -> Budget:
         """Return the budget of the options."""
         return self.options.budget(modality)
+
+    def save(self, folder: Path) -> None:
+        """Write the surrogate as `load_model` reads it, and the generators' weights beside it."""
+        save_model(folder, self.model, surrogate_of="eqb2a")
+        if self.nets is not None:
+            write_tensors(folder / "generators.safetensors", self.nets.state_dict())
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
