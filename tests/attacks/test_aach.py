@@ -239,6 +239,9 @@ def test_black_box_means_lists_or_codes_and_nothing_else(
 def test_lists_need_an_index_and_codes_need_codes(model: HashModel, data: RetrievalData) -> None:
     with pytest.raises(AccessError, match="index"):
         AACH(**SMALL).fit(Victim(model=model, access="ranks"), data, "image", seed=0)
+    part = victim_of(model, data.limit(database=60), AACH())
+    with pytest.raises(ConfigError, match=r"index holds 60 items.*72"):
+        AACH(**SMALL).fit(part, data, "image", seed=0)
     with pytest.raises(AccessError, match=r"'codes'.*'ranks'"):
         Knockoff(**SMALL).fit(Victim(model=model, access="ranks"), data, "image", seed=0)
     with pytest.raises(ConfigError, match=r"in \[1, 48\].*got 300"):

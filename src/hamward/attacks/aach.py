@@ -290,7 +290,7 @@ class AACH:
             QueryLimitError: the ledger allows fewer than M submissions.
             ConfigError: there are fewer than M training items.
         """
-        listed = ranked_by(victim, "aach", self.top_k)
+        listed = ranked_by(victim, data, "aach", top_k=self.top_k)
         positions = choose_queries(data, modality, self.queries, seed=seed, who="aach")
         surrogate = build_surrogate(
             data,

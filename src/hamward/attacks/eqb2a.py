@@ -216,7 +216,7 @@ class EQB2A:
         """
         if modality not in self.modalities:
             raise ConfigError(f"eqb2a attacks pictures only, got {modality!r}")
-        listed = ranked_by(victim, "eqb2a", self.top_k)
+        listed = ranked_by(victim, data, "eqb2a", top_k=self.top_k)
         if listed < SPREAD:
             raise ConfigError(f"eqb2a: a list must show at least {SPREAD} items, got {listed}")
         positions = choose_queries(data, modality, self.queries, seed=seed, who="eqb2a")

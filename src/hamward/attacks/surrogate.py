@@ -196,16 +196,22 @@ def refuse_toward(goal: Goal, who: str) -> None:
         raise ConfigError(f"{who} is untargeted: it cannot approach a code of the victim")
 
 
-def ranked_by(victim: Victim, who: str, top_k: int | None) -> int:
-    """Return how many positions a victim's list holds, before any query is spent.
+def ranked_by(victim: Victim, data: RetrievalData, who: str, *, top_k: int | None) -> int:
+    """Return how many items a victim's list shows; checked before any query is spent.
 
     Raises:
         AccessError: the victim has no index.
-        ConfigError: the list is too short to tell near from far.
+        ConfigError: its index is not the data set's database, or a list is too short to tell
+            near from far.
     """
     if victim.index is None:
         raise AccessError(f"{who} needs a victim with an index: it learns from ranked lists")
     size = len(victim.index)
+    if size != len(data.split.database):
+        raise ConfigError(
+            f"{who}: the victim's index holds {size} items, the database of {data.name} "
+            f"{len(data.split.database)}: positions in lists must name database items"
+        )
     shown = size if top_k is None else min(top_k, size)
     if shown < 2:
         raise ConfigError(f"{who}: a list must show at least 2 items, got {shown}")
