@@ -1,6 +1,7 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import cmla, own_code
+from hamward.attacks import aach, cmla, eqb2a, knockoff, own_code, square, transfer
+from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
     ATTACKS,
     Attack,
@@ -20,22 +21,33 @@ from hamward.attacks.craft import (
     own_code_goal,
     reference_codes,
 )
+from hamward.attacks.eqb2a import EQB2A
+from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.square import Square, SquareList
 from hamward.attacks.targets import TargetProtocol, choose_targets
+from hamward.attacks.transfer import Transfer
 
 __all__ = [
+    "AACH",
     "ATTACKS",
     "CMLA",
+    "EQB2A",
     "Attack",
     "Budget",
     "Crafted",
     "Distortion",
     "Goal",
+    "Knockoff",
     "OwnCode",
     "RandomNoise",
     "References",
     "TargetProtocol",
+    "Square",
+    "SquareList",
     "TrainableAttack",
+    "Transfer",
+    "aach",
     "ascend",
     "check_steps",
     "choose_targets",
@@ -43,9 +55,13 @@ __all__ = [
     "craft",
     "encode",
     "encode_items",
+    "eqb2a",
+    "knockoff",
     "measure",
     "own_code",
     "own_code_goal",
     "reference_codes",
     "round_to_grid",
+    "square",
+    "transfer",
 ]
