@@ -1,6 +1,6 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import cmla, own_code
+from hamward.attacks import cmla, own_code, tag_edits
 from hamward.attacks.base import (
     ATTACKS,
     Attack,
@@ -21,6 +21,7 @@ from hamward.attacks.craft import (
     reference_codes,
 )
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "OwnCode",
     "RandomNoise",
     "References",
+    "TagEdits",
+    "TagEditsByCodes",
     "TargetProtocol",
     "TrainableAttack",
     "ascend",
@@ -46,6 +49,8 @@ __all__ = [
     "measure",
     "own_code",
     "own_code_goal",
+    "positions_of_words",
     "reference_codes",
     "round_to_grid",
+    "tag_edits",
 ]
