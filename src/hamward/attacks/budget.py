@@ -91,7 +91,7 @@ class Budget:
         gain = 2 * torch.where(there, x - x_adv, x_adv - x) - 1  # of squared distance
         changed = torch.zeros_like(there)
         for may, most in ((~there, self.insertions), (there, self.deletions)):
-            order = gain.masked_fill(~may, -torch.inf).argsort(1, descending=True, stable=True)
+            order = gain.masked_fill(~may, -torch.inf).argsort(dim=1, descending=True, stable=True)
             wanted = may & (gain > 0)
             changed |= wanted & (order.argsort(1) < most)
         emptied = there.any(1) & ~(there ^ changed).any(1)

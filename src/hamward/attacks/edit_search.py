@@ -121,9 +121,8 @@ class EditSearch:
         flat = scores.flatten(1)
         priority = flat.clone()
         each = torch.arange(len(flat), device=flat.device)
-        greedy = scores[:, 0].argmax(1)
-        priority[each, greedy] = torch.where(flat[each, greedy] > -torch.inf, torch.inf, -torch.inf)
-        chosen = priority.argsort(1, descending=True, stable=True)[:, : self.beam]
+        priority[each, scores[:, 0].argmax(1)] += self.most + 1  # greedy search goes first
+        chosen = priority.argsort(dim=1, descending=True, stable=True)[:, : self.beam]
         parents = beam.texts[each[:, None], chosen // edits.shape[2]]
         word, best = edits.flatten(1).gather(1, chosen), flat.gather(1, chosen)
         new = _Beam(
@@ -155,7 +154,7 @@ class EditSearch:
             ranked = _in_chunks(lambda r, t: rank(r, t, step), rows, beam.texts[beam.alive])
             values[beam.alive] = ranked.double()
         values = values.masked_fill(~legal, -torch.inf)
-        return values.argsort(2, descending=True, stable=True)[:, :, :count]
+        return values.argsort(dim=2, descending=True, stable=True)[:, :, :count]
 
 
 def _changed(texts: Float[Tensor, "*n d"], words: Int64[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
@@ -166,7 +165,7 @@ def _changed(texts: Float[Tensor, "*n d"], words: Int64[Tensor, "*n"]) -> Float[
 
 def _first_of_equals(names: Int64[Tensor, "m p"]) -> Bool[Tensor, "m p"]:
     """Return which names stand in their row for the first time."""
-    ordered, places = names.sort(1, stable=True)
+    ordered, places = names.sort(dim=1, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     return torch.zeros_like(first).scatter(1, places, first)
@@ -174,5 +173,5 @@ def _first_of_equals(names: Int64[Tensor, "m p"]) -> Bool[Tensor, "m p"]:
 
 def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, of: Tensor) -> Tensor:
     """Call a function of rows and what belongs to them on so many at a time."""
-    parts = zip(rows.split(_CHUNK), of.split(_CHUNK), strict=True)
+    parts = zip(torch.split(rows, _CHUNK), torch.split(of, _CHUNK), strict=True)
     return torch.cat([function(r, part) for r, part in parts])

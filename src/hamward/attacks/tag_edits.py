@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
@@ -228,37 +228,30 @@ def _search(
     beam: int,
     candidates: int | None,
 ) -> EditSearch:
-    """Check all that can be checked before the first query, and set up the search."""
-    budget = options.budget(goal.modality)
-    goal.check(victim, x, ids)
-    check_words(x)
-    return EditSearch(
-        x=x.detach(),
-        allowed=_allowed(options.words, budget, x),
-        budget=budget,
-        most=victim.code_length,
-        beam=beam,
-        candidates=candidates,
-    )
-
-
-def _allowed(words: tuple[int, ...] | None, budget: Budget, x: Tensor) -> Bool[Tensor, " d"]:
-    """Return which words may be put in, (D,).
+    """Check all that can be checked before the first query, and set up the search.
 
     Raises:
         ConfigError: the budget or a position is larger than the vocabulary.
     """
-    size = x.shape[1]
+    budget = options.budget(goal.modality)
+    goal.check(victim, x, ids)
+    check_words(x)
+    size, words = x.shape[1], options.words
+    if words is not None and max(words) >= size:
+        raise ConfigError(f"words must be below {size}, the vocabulary, got {max(words)}")
     allowed = torch.full((size,), words is None, device=x.device)
-    if words is not None:
-        if max(words) >= size:
-            raise ConfigError(f"words must be below {size}, the vocabulary, got {max(words)}")
-        allowed[list(words)] = True
+    allowed[list(words or ())] = True
     there = int(allowed.sum())
     if budget.eps > size or budget.insertions > there:
         raise ConfigError(
             f"tag budget larger than the vocabulary: {budget.insertions} insertions and "
             f"{budget.deletions} deletions, {there} words to insert, {size} in all"
         )
-    return allowed
-
+    return EditSearch(
+        x=x.detach(),
+        allowed=allowed,
+        budget=budget,
+        most=victim.code_length,
+        beam=beam,
+        candidates=candidates,
+    )
