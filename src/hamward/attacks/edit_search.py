@@ -111,9 +111,10 @@ class EditSearch:
         names = torch.where(valid, beam.names[:, :, None] ^ keys[edits], -1)
         valid &= _first_of_equals(names.flatten(1)).view_as(valid)
         item, slot, _ = valid.nonzero(as_tuple=True)
+        words = edits[valid]
 
         def scored(rows: Tensor, made: Tensor) -> Tensor:
-            return score(rows, _changed(beam.texts[item[made], slot[made]], edits[valid][made]))
+            return score(rows, _changed(beam.texts[item[made], slot[made]], words[made]))
 
         scores = torch.full(edits.shape, -torch.inf, dtype=torch.float64, device=edits.device)
         made = torch.arange(len(item), device=item.device)

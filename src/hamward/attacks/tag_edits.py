@@ -54,8 +54,8 @@ class TagEdits:
 
     Edits are made one by one. In each step the gradient of `losses.auto_temperature` ranks
     all edits that are still allowed, the first `candidates` of them are put through the victim,
-    and the one that serves most bits is made; among equals the smaller loss counts, then
-    vocabulary order. The best text of all steps is returned, the clean one included, so the
+    and the one that serves most bits is made; among equals that loss decides, then vocabulary
+    order. The best text of all steps is returned, the clean one included, so the
     result is never worse than it, and texts whose bits all serve the goal leave the search.
     Beam search goes on from the best `beam` texts of each step and always from the greedy one
     too, so it is never worse than greedy search.
@@ -66,7 +66,7 @@ class TagEdits:
     Attributes:
         insertions: Words that may be put in.
         deletions: Words that may be taken out; a text that has words keeps at least one.
-        method: "greedy", "beam" or "exhaustive": all edits, for a budget of one edit, exact.
+        method: "greedy", "beam" or "exhaustive": every edit is scored, for a budget of one.
         beam: Texts that beam search goes on from.
         candidates: Edits of a text that are scored in a step of greedy and beam search.
         words: Positions of the words that may be put in, or None for all. Any may be taken out.
