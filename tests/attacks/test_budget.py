@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -136,3 +138,60 @@ def test_items_that_victims_do_not_read_are_refused(
     with pytest.raises(ShapeError, match=message):
         check_items(modality, x)
     check_items("text", torch.zeros(0, 4))
+
+
+def _freed(x_adv: torch.Tensor, x: torch.Tensor, pixels: list[tuple[int, int]]) -> torch.Tensor:
+    """The nearest picture to `x_adv` in the box whose other pixels are those of `x`."""
+    made = x.clone()
+    for row, column in pixels:
+        made[:, row, column] = x_adv[:, row, column].clamp(0, 1)
+    return made
+
+
+@given(seeds, st.integers(0, 5), st.sampled_from(["l0", "patch"]))
+def test_freed_pixels_are_the_best_of_all_choices(seed: int, size: int, norm: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, 3, 2, 3, generator=generator, dtype=torch.float64)
+    x_adv = x + torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    places = list(itertools.product(range(2), range(3)))
+    choices = [list(c) for c in itertools.combinations(places, min(size, 6))]
+    if norm == "patch":
+        tall, wide = min(size, 2), min(size, 3)
+        choices = [
+            [(top + i, left + j) for i in range(tall) for j in range(wide)]
+            for top, left in itertools.product(range(3 - tall), range(4 - wide))
+        ]
+    budget = Budget(eps=size, norm=norm)
+    made = budget.project(x_adv, x)
+    assert torch.equal(budget.project(x, x), x)
+    torch.testing.assert_close(budget.project(made, x), made)
+    for i in range(2):
+        nearest = [_freed(x_adv[i], x[i], pixels) for pixels in choices]
+        far = [float((n - x_adv[i]).norm()) for n in nearest]
+        assert float((made[i] - x_adv[i]).norm()) == pytest.approx(min(far))
+        assert any(torch.equal(made[i], n) for n in nearest)
+
+
+def test_l0_counts_pixels_and_words() -> None:
+    x = torch.full((1, 3, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[0, 0, 0, 1], x_adv[0, :, 1, 0], x_adv[0, 2, 1, 1] = 0.9, 0.75, 7.0
+    made = Budget(eps=2, norm="l0").project(x_adv, x)
+    changed = (made != x).any(1)[0]
+    assert changed.tolist() == [[False, False], [True, True]]
+    assert made[0, 2, 1, 1] == 1
+    up = Budget(eps=1, norm="l0", one_sided=True).project(1 - x_adv.clamp(0, 1), x)
+    assert torch.equal(up, x), "what would fall may not"
+    words = torch.tensor([[0.0, 1.0, 0.0]])
+    made = Budget(eps=1, norm="l0").project(torch.tensor([[0.3, 0.2, 0.6]]), words)
+    assert made.tolist() == [[0, pytest.approx(0.2), 0]]
+    with pytest.raises(ShapeError, match="square of a picture"):
+        Budget(eps=1, norm="patch").project(words, words)
+
+
+@pytest.mark.parametrize(("norm", "what"), [("l0", "number of pixels"), ("patch", "side in pix")])
+def test_parts_of_pixels_are_refused(norm: str, what: str) -> None:
+    for eps in (8 / 255, 1.5, float("inf")):
+        with pytest.raises(BudgetError, match=f"eps of norm '{norm}' is a {what}.*, got"):
+            Budget(eps=eps, norm=norm)
+    assert Budget(eps=20, norm=norm).reach == 1 and Budget(eps=0, norm=norm).reach == 0

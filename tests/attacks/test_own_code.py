@@ -208,3 +208,25 @@ def test_noise_has_two_values_and_fair_signs(model64: HashModel, data: Retrieval
 def test_a_step_that_goes_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match="step_size must be positive, got 0"):
         OwnCode(step_size=0)
+
+
+@pytest.mark.parametrize("norm", ["l0", "patch"])
+def test_free_pixels_keep_their_number_and_place(
+    model64: HashModel, data: RetrievalData, norm: str
+) -> None:
+    """Few changed pixels flip bits, more of them flip more, and all others stay as they are."""
+    victim, x, goal, ids = setting(model64, data)
+    flips = []
+    for eps in (0, 2, 6):
+        x_adv = OwnCode(norm=norm, eps=eps, steps=8)(victim, x, goal, ids=ids, seed=0)
+        assert x_adv.min() >= 0 and x_adv.max() <= 1
+        for changed in (x_adv != x).any(1):
+            places = changed.nonzero()
+            if norm == "l0":
+                assert len(places) <= eps
+            elif len(places):
+                assert int((places.amax(0) - places.amin(0)).max()) < eps
+        with torch.no_grad():
+            flips.append(float(goal.flips(model64.eval().logits("image", x_adv)).float().mean()))
+    assert flips[0] == 0 < flips[1] < flips[2]
+    assert OwnCode(norm=norm, eps=4).budget("text") == OwnCode().budget("text")

@@ -9,6 +9,7 @@ import torch
 from conftest import make_tiny_data
 
 from hamward.artifacts import write_tensors
+from hamward.attacks import Budget
 from hamward.data import RetrievalData
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, adversarial_file
 from hamward.types import DIRECTIONS, modalities_of
@@ -117,6 +118,9 @@ def write_artifacts(folder: Path, data: RetrievalData, evaluation: Evaluation) -
             tensors[key] = codes(len(query))
             x = data.inputs(modality, query)
             noise = (torch.rand(x.shape, generator=generator) * 2 - 1) * row.eps
-            content = {"ids": torch.tensor(data.ids[query]), "x_adv": (x + noise).clamp(0, 1)}
+            x_adv = (x + noise).clamp(0, 1)
+            if row.norm == "edits":
+                x_adv = Budget.edits(insertions=int(row.eps) - 1, deletions=1).project(x_adv, x)
+            content = {"ids": torch.tensor(data.ids[query]), "x_adv": x_adv}
             write_tensors(adversarial_file(folder, victim, row.attack, modality), content)
         write_tensors(folder / "codes" / f"{victim}.safetensors", tensors)

@@ -12,7 +12,15 @@ from conftest import make_model
 from torch import Tensor
 
 from hamward.artifacts import read_json, read_table, read_tensors, write_json
-from hamward.attacks import Budget, Goal, OwnCode, RandomNoise, encode
+from hamward.attacks import (
+    Budget,
+    Goal,
+    OwnCode,
+    RandomNoise,
+    TagEdits,
+    TagEditsByCodes,
+    encode,
+)
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
 from hamward.evaluation import CLEAN, Evaluation, Row, evaluate, markdown_table
@@ -88,6 +96,25 @@ def test_attacked_rows_say_what_was_done(evaluation: Evaluation) -> None:
     assert words.stored == "feature-space" and words.eps == 0.4
     noise = evaluation.find("victim", "random-noise", "i2t")
     assert noise.flips < stored.flips
+
+
+def test_edited_texts_are_scored_as_typed(
+    model: HashModel, data: RetrievalData, tmp_path: Path
+) -> None:
+    attacks = {
+        "tag-edits": TagEdits(insertions=2, deletions=1),
+        "tag-edits-codes": TagEditsByCodes(insertions=2, deletions=1),
+    }
+    evaluation = evaluate({"victim": model}, data, attacks, folder=tmp_path)
+    assert {r.direction for r in evaluation.rows if r.attack != CLEAN} == {"t2i", "t2t"}
+    clean = evaluation.find("victim", CLEAN, "t2i")
+    for name in attacks:
+        row = evaluation.find("victim", name, "t2i")
+        assert (row.stored, row.norm, row.eps, row.linf) == ("as typed", "edits", 3, 1)
+        assert row.map < clean.map and row.flips > 0
+        x_adv = read_tensors(adversarial_file(tmp_path, "victim", name, "text"))["x_adv"]
+        x = data.inputs("text", data.positions("query", "text"))
+        assert row.rms == pytest.approx(float((x_adv - x).square().mean(1).sqrt().mean()))
 
 
 def test_curves_are_shares(evaluation: Evaluation) -> None:

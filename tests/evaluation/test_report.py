@@ -363,6 +363,38 @@ def test_text_changes() -> None:
     assert (many.others, many.most) == (12, pytest.approx(0.05))
 
 
+def test_typed_text_changes_are_whole_words_and_all_shown() -> None:
+    before, after = np.zeros(24), np.zeros(24)
+    before[[3, 5]], after[[5, *range(8, 20)]] = 1, 1
+    change = text_change(before, after, [str(i) for i in range(24)])
+    assert change.typed and change.others == 0
+    assert [w.word for w in change.weakened] == ["3"]
+    assert [w.word for w in change.added] == [str(i) for i in range(8, 20)]
+    assert not text_change(before, after * 0.5, [str(i) for i in range(24)]).typed
+
+
+def test_edits_of_words_are_told_as_typed(tmp_path: Path) -> None:
+    """No word of feature space: anyone can type these texts."""
+    edits = {"norm": "edits", "stored": "as typed", "linf": 1.0}
+    rows = [make_row("undefended", CLEAN, d, 0.8) for d in ("t2i", "t2t")]
+    rows += [make_row("undefended", "tag-edits@2", "t2i", 0.6, eps=2.0, **edits)]
+    rows += [make_row("undefended", "tag-edits@6", "t2i", 0.5, eps=6.0, **edits)]
+    page = _report(tmp_path, make_evaluation(*rows))
+    told = _told(*rows)
+    assert told.startswith("With at most 6 words of a text inserted or deleted, as anyone can type")
+    assert "≤ 6 words edited" in page and "words edited</text>" in page
+    assert "each query is a text that a person can type" in page
+    assert "Feature-space:" not in page and "attacked in feature space" not in page
+    cases = page[page.index('id="gallery"') :].split("<article")[1:]
+    assert len(cases) == 4 and "→" not in "".join(cases) and "weakened" not in "".join(cases)
+    typed = read_tensors(
+        adversarial_file(tmp_path / "evaluation", "undefended", rows[-1].attack, "text")
+    )
+    x = DATA.inputs("text", DATA.positions("query", "text"))
+    assert page.count('class="chip gone"') <= int((typed["x_adv"] < x).sum()) > 0
+    assert 'class="chip gone"' in page and 'class="chip up"' in page
+
+
 def test_clean_only(tmp_path: Path) -> None:
     rows = [make_row("undefended", CLEAN, d, 0.8) for d in ("i2t", "t2i", "i2i", "t2t")]
     page = _report(tmp_path, make_evaluation(*rows))

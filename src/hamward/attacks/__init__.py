@@ -1,6 +1,6 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import aach, cmla, eqb2a, knockoff, own_code, square, transfer
+from hamward.attacks import aach, cmla, eqb2a, knockoff, own_code, square, tag_edits, transfer
 from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
     ATTACKS,
@@ -25,6 +25,7 @@ from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
 from hamward.attacks.square import Square, SquareList
+from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
 from hamward.attacks.transfer import Transfer
 
@@ -42,6 +43,8 @@ __all__ = [
     "OwnCode",
     "RandomNoise",
     "References",
+    "TagEdits",
+    "TagEditsByCodes",
     "TargetProtocol",
     "Square",
     "SquareList",
@@ -60,8 +63,10 @@ __all__ = [
     "measure",
     "own_code",
     "own_code_goal",
+    "positions_of_words",
     "reference_codes",
     "round_to_grid",
     "square",
     "transfer",
+    "tag_edits",
 ]

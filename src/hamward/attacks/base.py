@@ -210,8 +210,9 @@ def ascend(
     """Projected gradient ascent on a loss of the logits; keeps each item's best iterate.
 
     Best means most bits that serve the goal, the very thing retrieval sees, and among
-    equals the larger loss. Steps follow the sign of the gradient (l_inf) or its direction
-    (l2), with a step size that falls linearly to a fifth.
+    equals the larger loss. Steps follow the sign of the gradient (l_inf), its direction (l2)
+    or, where pixels are free (l0, patch), the gradient with its largest value scaled to 1, so
+    that the projection sees where it is large. The step size falls linearly to a fifth.
 
     Args:
         victim: Held by `victim.attacked()` by the caller.
@@ -220,7 +221,7 @@ def ascend(
         loss: Logits -> value per item, to be increased.
         budget: The ball to stay in.
         steps: Gradient steps.
-        step_size: First step, in units of the norm.
+        step_size: First step, in units of the norm (of a value for l0 and patch).
         start: First iterate.
 
     Returns:
@@ -249,7 +250,8 @@ def ascend(
             moved = torch.add(x_adv.detach(), gradient.sign_(), alpha=size)
             x_adv = torch.clamp(moved, *bounds, out=moved)
         else:
-            length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+            order = 2.0 if budget.norm == "l2" else torch.inf
+            length = gradient.flatten(1).norm(order, dim=1).clamp_min(torch.finfo(x.dtype).tiny)
             x_adv = budget.project(x_adv.detach() + size * gradient / _per_item(length, x), x)
     return best.detach().contiguous()
 

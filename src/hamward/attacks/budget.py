@@ -1,44 +1,94 @@
 """How far an adversarial item may be from the clean one, and what can be stored of it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from hamward.errors import BudgetError, ShapeError
 from hamward.types import Modality
 
-__all__ = ["Budget", "Distortion", "check_items", "measure", "round_to_grid"]
+__all__ = ["Budget", "Distortion", "check_items", "check_words", "measure", "round_to_grid"]
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l0", "patch", "edits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """A norm ball around each clean item, cut with the box [0, 1].
+    """What may become of a clean item: a norm ball cut with the box [0, 1], or edits of words.
+
+    Norms "l0" and "patch" leave the values of some pixels free: any so many pixels, or one
+    square anywhere. A pixel is all of its colors; in a bag of words "l0" counts words.
+
+    Norm "edits" is for bags of words: at most `insertions` zeros become one and at most
+    `deletions` ones become zero, so that every result is a text that a person could type. A
+    text that has words keeps at least one. `Budget.edits` makes one.
 
     Attributes:
-        eps: Radius in [0, 1] units: 8 / 255, never 8. For l2 the norm over all values.
-        norm: "linf" or "l2".
-        one_sided: Allow increases only (the released code of CMLA does).
+        eps: Radius in [0, 1] units: 8 / 255, never 8. For l2 the norm over all values; for l0
+            the number of pixels; for a patch its side in pixels; for edits the number of words,
+            insertions + deletions.
+        norm: "linf", "l2", "l0", "patch" or "edits".
+        one_sided: Allow increases only (the released code of CMLA does); not for edits.
+        insertions: Words that may be put in; for edits only.
+        deletions: Words that may be taken out; for edits only.
     """
 
     eps: float
     norm: Norm = "linf"
     one_sided: bool = False
+    insertions: int = 0
+    deletions: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise BudgetError(f"norm must be 'linf' or 'l2', got {self.norm!r}")
+        if self.norm not in get_args(Norm):
+            allowed = ", ".join(map(repr, get_args(Norm)))
+            raise BudgetError(f"norm must be one of {allowed}, got {self.norm!r}")
+        for name in ("insertions", "deletions"):
+            if getattr(self, name) < 0:
+                raise BudgetError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not self.eps >= 0 or (self.norm == "linf" and self.eps > 1):
             hint = f" (did you mean {self.eps:g}/255?)" if 1 < self.eps <= 255 else ""
             allowed = "in [0, 1]" if self.norm == "linf" else "at least 0"
             raise BudgetError(f"eps must be {allowed}, got {self.eps:g}{hint}")
+        if self.norm in ("l0", "patch") and self.eps % 1:
+            what = "number of pixels" if self.norm == "l0" else "side in pixels"
+            raise BudgetError(f"eps of norm {self.norm!r} is a {what}, got {self.eps:g}")
+        words = self.insertions + self.deletions
+        if words != (self.eps if self.norm == "edits" else 0):
+            raise BudgetError(
+                f"insertions + deletions must equal eps for norm 'edits' and be 0 for others, got "
+                f"{self.insertions} + {self.deletions}, eps {self.eps:g} and norm {self.norm!r}"
+            )
+        if self.norm == "edits" and self.one_sided:
+            raise BudgetError("one_sided is not for edits: set deletions to 0")
+
+    @classmethod
+    def edits(cls, *, insertions: int, deletions: int) -> "Budget":
+        """Return the budget of so many inserted and deleted words."""
+        return cls(
+            eps=insertions + deletions, norm="edits", insertions=insertions, deletions=deletions
+        )
+
+    @property
+    def reach(self) -> float:
+        """How far an item can go, in units of a step: eps, or 1 where values are free."""
+        return self.eps if self.norm in ("linf", "l2") else min(self.eps, 1.0)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Return the nearest item to `x_adv` inside the budget and the box."""
+        """Return the nearest item (least l2 distance) to `x_adv` inside the budget and the box.
+
+        Raises:
+            ShapeError: norm "edits" and `x` is no bag of zeros and ones, or norm "patch" and
+                `x` is no picture.
+        """
+        if self.norm == "edits":
+            return self._project_edits(x_adv, x)
+        if self.norm in ("l0", "patch"):
+            return self._project_pixels(x_adv, x)
         if self.norm == "linf":
             low, high = self.bounds(x)
             nearest: Tensor = torch.clamp(x_adv, low, high)
@@ -50,8 +100,62 @@ class Budget:
         scale = (self.eps / length).clamp_max(1)
         return (x + delta * scale.view(-1, *[1] * (x.dim() - 1))).clamp(0, 1)
 
+    def _project_pixels(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Free the pixels, or the square, where most squared distance is gained."""
+        low = x if self.one_sided else torch.zeros_like(x)
+        moved = torch.maximum(x_adv, low).clamp_max(1)
+        gain = (x_adv - x).square() - (x_adv - moved).square()
+        gain = gain.sum(1, keepdim=True) if x.dim() == 4 else gain
+        if self.norm == "l0":
+            order = gain.flatten(1).argsort(dim=1, descending=True, stable=True)
+            free = (order.argsort(1) < self.eps).view_as(gain)
+        else:
+            free = self._best_square(gain)
+        return torch.where(free, moved, x)
+
+    def _best_square(self, gain: Float[Tensor, "n 1 h w"] | Float[Tensor, "n d"]) -> Tensor:
+        if gain.dim() != 4:
+            raise ShapeError("a patch is a square of a picture: bags of words have none")
+        side, (height, width) = int(self.eps), gain.shape[2:]
+        if side == 0:
+            return torch.zeros_like(gain, dtype=torch.bool)
+        sums = F.avg_pool2d(gain, (min(side, height), min(side, width)), stride=1)
+        best = sums.flatten(1).argmax(1)[:, None]
+        inside = []
+        for first, size in ((best // sums.shape[3], height), (best % sums.shape[3], width)):
+            place = torch.arange(size, device=gain.device)
+            inside.append((place >= first) & (place < first + side))
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+    def _project_edits(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Change the words whose change gains most; equal gains go by vocabulary order."""
+        check_words(x)
+        there = x > 0.5
+        gain = 2 * torch.where(there, x - x_adv, x_adv - x) - 1  # of squared distance
+        changed = torch.zeros_like(there)
+        for may, most in ((~there, self.insertions), (there, self.deletions)):
+            order = gain.masked_fill(~may, -torch.inf).argsort(dim=1, descending=True, stable=True)
+            wanted = may & (gain > 0)
+            changed |= wanted & (order.argsort(1) < most)
+        emptied = there.any(1) & ~(there ^ changed).any(1)
+        if emptied.any():  # nothing was inserted there: keep a word, or insert one if nearer
+            kept = gain.masked_fill(~there, torch.inf).min(1)
+            put = gain.masked_fill(there, -torch.inf).max(1)
+            inserts = (-put.values < kept.values) & (self.insertions > 0)
+            word = torch.where(inserts, put.indices, kept.indices)[emptied]
+            changed[emptied, word] = ~changed[emptied, word]
+        return (there ^ changed).to(x.dtype)
+
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest and largest value that an l_inf budget and the box allow."""
+        """Return the smallest and largest value that the budget and the box allow a value.
+
+        Raises:
+            BudgetError: norm "edits", whose texts fill no box.
+        """
+        if self.norm == "edits":
+            raise BudgetError("a budget of edits has no smallest and largest value: texts are 0/1")
+        if self.norm in ("l0", "patch"):
+            return x if self.one_sided else torch.zeros_like(x), torch.ones_like(x)
         low = x if self.one_sided else (x - self.eps).clamp_min(0)
         return low, (x + self.eps).clamp_max(1)
 
@@ -100,6 +204,20 @@ def round_to_grid(x_adv: Tensor, x: Tensor, budget: Budget | None = None) -> Ten
         high = torch.floor((x + budget.eps) * 255 + 1e-3)
         levels = torch.minimum(torch.maximum(levels, low), torch.maximum(high, low))
     return levels.clamp(0, 255) / 255
+
+
+def check_words(x: Tensor) -> None:
+    """Refuse bags of words with other values than 0 and 1: no text has a fraction of a word.
+
+    Raises:
+        ShapeError: they are.
+    """
+    wrong = x[(x != 0) & (x != 1)]
+    if len(wrong):
+        raise ShapeError(
+            f"edits need bags of zeros and ones, got {len(wrong)} other values, "
+            f"such as {float(wrong[0]):g}"
+        )
 
 
 def check_items(modality: Modality, x: Tensor) -> None:

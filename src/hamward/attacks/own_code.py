@@ -34,12 +34,12 @@ class OwnCode:
     `toward=True` the same loss is followed upward.
 
     Attributes:
-        eps: Image radius in [0, 1].
+        eps: Image radius in [0, 1]; pixels for norm "l0", side of the square for "patch".
         text_eps: Radius for bags of words, a feature-space attack: no text has fractional
             words.
         steps: Gradient steps.
-        step_size: First step relative to eps.
-        norm: "linf" or "l2".
+        step_size: First step relative to eps (to the range of a value for "l0" and "patch").
+        norm: "linf", "l2", "l0" or "patch"; texts keep "linf" with the last two.
         random_start: Start at a random point of the l_inf ball, else at the clean item.
     """
 
@@ -52,7 +52,7 @@ class OwnCode:
     text_eps: float = 0.05
     steps: int = 10
     step_size: float = 0.4
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Literal["linf", "l2", "l0", "patch"] = "linf"
     random_start: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +63,9 @@ class OwnCode:
 
     def budget(self, modality: Modality) -> Budget:
         """Return the ball of radius eps (images) or text_eps (bags of words)."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps, norm=self.norm)
+        if modality == "image":
+            return Budget(eps=self.eps, norm=self.norm)
+        return Budget(eps=self.text_eps, norm="l2" if self.norm == "l2" else "linf")
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
@@ -78,7 +80,7 @@ class OwnCode:
         start = x.detach()
         if self.random_start:
             noise = item_uniform(ids, x.shape[1:], seed=seed, stream="own-code").to(x.dtype)
-            start = start + (2 * noise - 1) * budget.eps
+            start = start + (2 * noise - 1) * budget.reach
         with victim.attacked():
             return ascend(
                 victim,
@@ -87,7 +89,7 @@ class OwnCode:
                 loss=loss,
                 budget=budget,
                 steps=self.steps if budget.eps > 0 else 0,
-                step_size=self.step_size * budget.eps,
+                step_size=self.step_size * budget.reach,
                 start=start,
             )
 

@@ -270,7 +270,7 @@ class _Scorer:
         modality, crafted = made.crafted.modality, made.crafted
         x = self.data.inputs(modality, self.data.positions("query", modality))
         budget = attack.budget(modality)
-        forms = {"as typed" if str(budget.norm) == "edits" else "feature-space": crafted.x_adv}
+        forms = {"as typed" if budget.norm == "edits" else "feature-space": crafted.x_adv}
         if modality == "image":
             stored = crafted.stored
             if pictures is not None:

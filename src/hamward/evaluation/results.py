@@ -26,7 +26,8 @@ class Row:
         stored: "8-bit" (pictures rounded as a file rounds them), "as typed" (texts of whole
             words), "float" (as crafted), "jpeg-QUALITY" (after one JPEG file) or
             "feature-space" (bags of words with fractions, which no text has).
-        eps: Budget, l_inf or l2 radius in [0, 1] units; 0 for clean queries.
+        eps: Budget: l_inf or l2 radius in [0, 1] units, number of pixels (l0), side of the
+            square (patch), or how many words may be inserted and deleted; 0 for clean queries.
         norm: Norm of the budget.
         map: Tie-aware MAP over the whole ranking.
         low: Lower end of the 95 % bootstrap interval over queries.

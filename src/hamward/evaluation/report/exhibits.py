@@ -54,12 +54,14 @@ class TextChange:
         added: Words that gained weight, most first.
         others: How many more words changed.
         most: By how much at most these others.
+        typed: Whether only whole words went or came, as in a text that a person can type.
     """
 
     weakened: tuple[WordChange, ...]
     added: tuple[WordChange, ...]
     others: int
     most: float
+    typed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +140,12 @@ def text_change(
         ((WordChange(word='cat', before=1.0, after=0.5),), (), 0)
     """
     delta = after.astype(np.float64) - before
+    typed = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     order = np.argsort(-np.abs(delta).round(6), kind="stable").tolist()
     moved = [i for i in order if abs(delta[i]) > 1e-6]
-    lost = [i for i in moved if delta[i] < 0][:_WORDS]
-    gained = [i for i in moved if delta[i] > 0][:_WORDS]
+    shown = len(moved) if typed else _WORDS
+    lost = [i for i in moved if delta[i] < 0][:shown]
+    gained = [i for i in moved if delta[i] > 0][:shown]
     others = [i for i in moved if i not in {*lost, *gained}]
 
     def named(indices: list[int]) -> tuple[WordChange, ...]:
@@ -155,6 +159,7 @@ def text_change(
         added=named(gained),
         others=len(others),
         most=max((abs(float(delta[i])) for i in others), default=0.0),
+        typed=typed,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from hamward.evaluation.evaluate import Row
+from hamward.evaluation.evaluate import CLEAN, Row
 from hamward.evaluation.report.findings import Findings, family
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks
 from hamward.evaluation.report.wording import reader_name, score
@@ -42,7 +42,7 @@ def budget_figures(findings: Findings) -> list[Figure]:
     caption = (
         "Each point is an attack crafted anew against the victim it is scored on; eps = 0 is the "
         "clean score. Band: 95 % bootstrap interval over queries. Picture scores are after "
-        "8-bit rounding; budgets of texts are in feature space."
+        "8-bit rounding; budgets of texts are in feature space unless they count words."
     )
     return [Figure(title="MAP by budget", caption=caption, panels=tuple(panels))] if panels else []
 
@@ -71,8 +71,8 @@ def _budget_panel(
         )
     if not lines:
         return None
-    image = modalities_of(direction)[0] == "image" and all(r.norm == "linf" for r in rows)
-    unit = 255.0 if image else 1.0
+    name_of_eps = _name_of_eps(direction, rows)
+    unit = 255.0 if name_of_eps.endswith("/255") else 1.0
     every = sorted({r.eps for r in rows})
     y = share_axis("MAP", max(r.high for r in rows))
     return Panel(
@@ -83,7 +83,7 @@ def _budget_panel(
             low=0,
             high=every[-1],
             ticks=tuple((e, f"{e * unit:.3g}") for e in every),
-            name="eps in 1/255" if image else "eps (feature space)",
+            name=name_of_eps,
         ),
         y=y,
         series=tuple(lines),
@@ -91,6 +91,13 @@ def _budget_panel(
         width=460,
         height=300,
     )
+
+
+def _name_of_eps(direction: Direction, rows: Sequence[Row]) -> str:
+    norms = {row.norm for row in rows if row.attack != CLEAN}
+    if modalities_of(direction)[0] == "text":
+        return "words edited" if norms == {"edits"} else "eps (feature space)"
+    return "eps in 1/255" if norms == {"linf"} else "eps"
 
 
 def _ends(series: Series) -> str:

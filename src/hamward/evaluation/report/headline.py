@@ -128,6 +128,11 @@ def _told(findings: Findings, direction: Direction) -> str:
 
 
 def _within(row: Row) -> str:
+    if row.norm == "edits":
+        return (
+            f"With at most {row.eps:g} word{'s' if row.eps != 1 else ''} of a text inserted or "
+            "deleted, as anyone can type"
+        )
     if modalities_of(row.direction)[0] == "text":
         size = f"by more than {row.eps:.3g}" if row.norm == "linf" else f"beyond {budget(row)}"
         return (

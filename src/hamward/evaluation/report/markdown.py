@@ -21,7 +21,8 @@ def markdown(findings: Findings, *, title: str, facts: Mapping[str, Any]) -> str
     parts.append(
         "MAP over the whole ranking, expected value over ties; in brackets the 95 % bootstrap "
         "interval over queries. Every attack was crafted against the victim of its line; "
-        "pictures are scored after rounding to 8 bits, texts in feature space."
+        "pictures are scored after rounding to 8 bits, texts in feature space unless the budget "
+        "counts words."
     )
     parts += [_grid(grid) for within in (False, True) for grid in grids(findings, within=within)]
     if flags := findings.evaluation.flags:

@@ -97,7 +97,7 @@ class StoredAttack:
         x, x_adv = self._data.inputs(self._asking, [item]), self._x_adv[i : i + 1]
         if self._asking == "text":
             return text_change(x[0].numpy(), x_adv[0].numpy(), self._data.words)
-        budget = Budget(eps=self._row.eps, norm="l2" if self._row.norm == "l2" else "linf")
+        budget = Budget(eps=self._row.eps) if self._row.norm == "linf" else None
         on_grid = round_to_grid(x_adv, x, budget)
         levels = levels_of(on_grid[0])
         difference, factor = amplified(levels, self._data.images[item], linf=self._row.linf)

@@ -41,6 +41,12 @@ class Grid:
     chance: float
     queries: int
 
+    @property
+    def feature_space(self) -> bool:
+        """Whether some attack used fractions of words."""
+        rows = (row for _, line in self.lines for row in line if row is not None)
+        return any(row.stored == "feature-space" for row in rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:

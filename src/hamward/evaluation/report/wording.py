@@ -58,6 +58,11 @@ def in_levels(value: float) -> str:
 
 def budget(row: Row) -> str:
     """Return the budget of a row with its unit and norm."""
+    if row.norm == "edits":
+        return f"≤ {row.eps:g} word{'s' if row.eps != 1 else ''} edited"
+    if row.norm in ("l0", "patch"):
+        side = f" × {row.eps:g}" if row.norm == "patch" else ""
+        return f"{row.norm} ≤ {row.eps:g}{side} pixels"
     norm = "l∞" if row.norm == "linf" else "l2"
     if modalities_of(row.direction)[0] == "image" and row.norm == "linf":
         return f"{norm} ≤ {in_levels(row.eps)}"
