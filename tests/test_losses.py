@@ -5,7 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from hamward.codes import binarize
-from hamward.losses import auto_temperature, pairwise_likelihood, quantization
+from hamward.losses import (
+    auto_temperature,
+    pairwise_likelihood,
+    prototype_contrast,
+    quantization,
+)
 
 
 def rows(*values: list[float]) -> torch.Tensor:
@@ -77,3 +82,48 @@ def test_auto_temperature_copes_with_zeros(values: list[float], dtype: torch.dty
 def test_quantization_by_hand() -> None:
     codes = torch.tensor([[1, -1], [1, 1]], dtype=torch.int8)
     assert quantization(rows([0.5, -1], [3, 0]), codes).tolist() == [0.25, 5.0]
+
+
+ANCHORS = rows([1, -1, 1, -1], [1, 1, -1, -1], [-1, 1, 1, 1])
+RELAXED = rows([0.9, -0.5, 0.2, -0.8], [-0.1, 0.4, 0.7, 0.6])
+OWN = rows([1, 0, 0], [0, 1, 1])
+
+
+def test_prototype_contrast_has_the_values_of_the_released_code() -> None:
+    benign = prototype_contrast(RELAXED, ANCHORS, OWN, far=1 - OWN)
+    attack = prototype_contrast(RELAXED, ANCHORS, 1 - OWN, far=OWN)
+    assert float(benign.mean()) == pytest.approx(0.0783440, abs=1e-7)
+    assert float(attack.mean()) == pytest.approx(6.3777657, abs=5e-7)
+    masks = prototype_contrast(RELAXED, ANCHORS.to(torch.int8), OWN == 1, far=OWN == 0)
+    assert torch.equal(masks, benign)
+
+
+def test_prototype_contrast_equals_a_naive_loop() -> None:
+    for near, far in ((OWN, 1 - OWN), (1 - OWN, OWN), (OWN, torch.ones(2, 3).double())):
+        value = prototype_contrast(RELAXED, ANCHORS, near, far=far, tau=5.0)
+        for i in range(2):
+            pull, push, count = 0.0, 0.0, 0
+            for j in range(3):
+                inner = sum(float(RELAXED[i, k] * ANCHORS[j, k]) for k in range(4))
+                similarity = -(4 - inner) / 2
+                if near[i, j]:
+                    pull, count = pull + similarity, count + 1
+                if far[i, j]:
+                    push += math.exp(5.0 * similarity / 4)
+            pull = math.exp(5.0 / (4 * (count + 1e-5)) * pull)
+            assert float(value[i]) == pytest.approx(-math.log(pull / (pull + push)), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prototype_contrast_without_far_or_near_classes_stays_finite(dtype: torch.dtype) -> None:
+    relaxed = RELAXED[:1].to(dtype).requires_grad_(True)
+    every, no = torch.ones(1, 3, dtype=dtype), torch.zeros(1, 3, dtype=dtype)
+    value = prototype_contrast(relaxed, ANCHORS.to(dtype), every, far=no)
+    (gradient,) = torch.autograd.grad(value.sum(), relaxed)
+    assert float(value.detach()) == 0 and not gradient.any()
+    value = prototype_contrast(relaxed, ANCHORS.to(dtype), no, far=every)
+    inner = (RELAXED[:1] @ ANCHORS.T)[0]
+    expected = math.log1p(sum(math.exp(20 * (float(v) - 4) / 8) for v in inner))
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
+    hot = prototype_contrast(relaxed, ANCHORS.to(dtype), no, far=every, tau=1e6)
+    assert torch.isfinite(hot).all()

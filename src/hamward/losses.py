@@ -1,11 +1,11 @@
 """Losses on logits and codes, each a plain function; a value per item unless said."""
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["auto_temperature", "pairwise_likelihood", "quantization"]
+__all__ = ["auto_temperature", "pairwise_likelihood", "prototype_contrast", "quantization"]
 
 
 def auto_temperature(
@@ -34,6 +34,42 @@ def pairwise_likelihood(
     Source: Jiang and Li, CVPR 2017, Eq. (1); the same term in SSAH and CMLA.
     """
     return F.softplus(inner) - similar * inner
+
+
+def prototype_contrast(
+    relaxed: Float[Tensor, "n k"],
+    anchors: Int8[Tensor, "c k"] | Float[Tensor, "c k"],
+    near: Bool[Tensor, "n c"] | Float[Tensor, "n c"],
+    *,
+    far: Bool[Tensor, "n c"] | Float[Tensor, "n c"],
+    tau: float = 20.0,
+) -> Float[Tensor, " n"]:
+    """Contrast of a relaxed code with anchors: near the mean of some, far from the nearest other.
+
+    log(1 + s- / s+) with sim_j = (h . a_j - K) / 2, s+ the exponential of tau / K times the
+    mean sim over `near`, s- the sum over `far` of exp(tau sim_j / K). Training: near = classes of
+    the item, far = the others. FPAD's attack: the two exchanged, minimized. Targeted: near =
+    wanted classes. An item without far classes costs 0; one without near classes has s+ = 1.
+
+    Source: FPAD (Yu et al., IEEE TCSVT 2025), the released code's loss; the paper's own equation
+        could not be read.
+    Differs: a value per item (released code: the mean of the batch); softplus instead of
+        exponentials that may overflow.
+
+    Args:
+        relaxed: h in (-1, 1), (n, K).
+        anchors: Codes of the classes, (C, K).
+        near: 1 for the classes to come to, (n, C).
+        far: 1 for the classes to leave, (n, C).
+        tau: Temperature; 20 in the released code.
+    """
+    length = anchors.shape[1]
+    scaled = tau / length * 0.5 * (relaxed @ anchors.to(relaxed.dtype).T - length)
+    near = near.to(relaxed.dtype)
+    mean = (near * scaled).sum(1) / (near.sum(1) + 1e-5)
+    none = torch.finfo(relaxed.dtype).min / 4  # finite: the gradient of an empty sum is 0, not NaN
+    others = scaled.masked_fill(far == 0, none).logsumexp(1)
+    return F.softplus(others - mean)
 
 
 def quantization(
