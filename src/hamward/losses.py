@@ -5,7 +5,26 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["auto_temperature", "pairwise_likelihood", "prototype_contrast", "quantization"]
+__all__ = [
+    "auto_temperature",
+    "pairwise_likelihood",
+    "prototype_contrast",
+    "quantization",
+    "unit_logits",
+]
+
+
+def unit_logits(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Logits divided by their median magnitude in the item, which gets no gradient.
+
+    tanh of these is a relaxed code that no positive factor on the logits can saturate. Where
+    half of the logits are 0, the divisor is their mean magnitude; where all are, 1.
+    """
+    size = logits.detach().abs()
+    tau = size.median(dim=1, keepdim=True).values
+    tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
+    tau = torch.where(tau > 0, tau, 1.0)
+    return logits / tau
 
 
 def auto_temperature(
@@ -13,17 +32,12 @@ def auto_temperature(
 ) -> Float[Tensor, " n"]:
     """Soft agreement with an anchor code that no rescaling of the logits can hide.
 
-    sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached. In (-K, K);
-    K - 2 x (soft count of differing bits). Where half of the logits are 0, tau is their mean
-    magnitude; where all are, 1.
+    sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached; see `unit_logits`. In
+    (-K, K); K - 2 x (soft count of differing bits).
 
     Source: hamward; compare the annealed tanh of DHTA and SAAT, which is not invariant.
     """
-    size = logits.detach().abs()
-    tau = size.median(dim=1, keepdim=True).values
-    tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
-    tau = torch.where(tau > 0, tau, 1.0)
-    return (anchor.to(logits.dtype) * torch.tanh(logits / tau)).sum(1)
+    return (anchor.to(logits.dtype) * torch.tanh(unit_logits(logits))).sum(1)
 
 
 def pairwise_likelihood(

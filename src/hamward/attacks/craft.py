@@ -86,6 +86,16 @@ def reference_codes(
     return {m: made.get(m, next(iter(made.values()))) for m in MODALITIES}
 
 
+def _embeddings(
+    model: HashModel, data: RetrievalData, positions: NDArray[np.int64]
+) -> dict[Modality, Tensor]:
+    """Return what a real-valued index holds; nothing for a hash model."""
+    if model.spec.retrieval != "cosine":
+        return {}
+    made = {m: encode(model, data, m, positions) for m in model.modalities}
+    return {m: made.get(m, next(iter(made.values()))) for m in MODALITIES}
+
+
 def _as_codes(held: Tensor) -> Int8[Tensor, "n k"]:
     return binarize(held) if held.is_floating_point() else held
 
@@ -134,8 +144,14 @@ def own_code_goal(
         order = permutation(len(pool), seed=seed, stream="references")
         chosen, group = pool[order[:count].numpy()], None
     codes = reference_codes(victim.model, data, chosen)
+    embedded = _embeddings(victim.model, data, chosen)
     references = References(
-        image=codes["image"], text=codes["text"], label=data.label(chosen), group=group
+        image=codes["image"],
+        text=codes["text"],
+        label=data.label(chosen),
+        group=group,
+        image_embedding=embedded.get("image"),
+        text_embedding=embedded.get("text"),
     )
     return dataclasses.replace(goal, references=references, group=group)
 
