@@ -38,9 +38,9 @@ class DHTA:
         later papers compare it. `dhta-official` and `p2p-official`: annealed tanh, 2,000 steps of
         length 1 along the gradient; the released eps of 0.032 holds after ImageNet
         normalization, which is 1.83/255 to 1.87/255 in pixels: 1.84/255 here. In all: the
-        cross-modal form, where codes are those of the retrieved modality; where fewer than `votes` items have
-        exactly the target's labels, those with the nearest labels vote too; tied bits (even
-        `votes`) keep the clean bit; best iterate returned.
+        cross-modal form, where codes are those of the retrieved modality; where fewer than
+        `votes` items have exactly the target's labels, those with the nearest labels vote too;
+        tied bits (even `votes`) keep the clean bit; best iterate returned.
 
     Attributes:
         eps: Image radius in [0, 1].
