@@ -1,7 +1,7 @@
 """How attacks step: the published optimizers, the annealed tanh, and the options they share."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -31,6 +31,7 @@ Form = Literal["scale-free", "published"]
 matters, or tanh of them with the published schedule and optimizer."""
 
 
+@runtime_checkable
 class Stepping(Protocol):
     """The options that iterative attacks share."""
 
