@@ -27,12 +27,14 @@ def own_share(
     anchors: Float[Tensor, "c k"],
     own: Float[Tensor, "n c"],
 ) -> Float[Tensor, " n"]:
-    """Return per: the softmax mass of h.a_j / K over the own classes, per item.
+    """Return per = exp(sum_own h.a_j / K) / sum_j exp(h.a_j / K), per item.
 
-    Source: FPAD (Yu et al., IEEE TCSVT 2025), released code.
+    Source: FPAD (Yu et al., IEEE TCSVT 2025), released code: a sum inside the exponential, so
+        that items of several labels can exceed 1.
     Differs: per item (there: the mean of the batch).
     """
-    return (torch.softmax(relaxed @ anchors.T / anchors.shape[1], dim=1) * own).sum(1)
+    inner = relaxed @ anchors.T / anchors.shape[1]
+    return ((inner * own).sum(1) - inner.logsumexp(1)).exp()
 
 
 def fooled(
