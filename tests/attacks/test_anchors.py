@@ -178,7 +178,9 @@ def test_no_single_flip_improves_center_or_mainstay() -> None:
         near = pool.label @ pool.wanted[i] > 0
         if not near.any() or near.all():
             continue
-        cosine = pool.label @ pool.wanted[i] / (pool.label.norm(dim=1) * pool.wanted[i].norm() + 1e-8)
+        cosine = (
+            pool.label @ pool.wanted[i] / (pool.label.norm(dim=1) * pool.wanted[i].norm() + 1e-8)
+        )
         for code, weights in (
             (center_codes(pool, goal.anchor)[i], near.double()),
             (mainstay_codes(pool, goal.anchor)[i], cosine),
