@@ -20,7 +20,7 @@ from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
-from hamward.random import seeded, stream_seed
+from hamward.random import item_uniform, seeded
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["THA", "PrototypeNet", "TrainedTHA", "circle_loss", "tha_official"]
@@ -148,7 +148,6 @@ class THA:
             raise ConfigError("tha needs labeled training items, found none")
         with seeded(seed, "tha"):
             network = PrototypeNet(label.shape[1], codes.shape[1]).to(device)
-        draw = torch.Generator().manual_seed(stream_seed(seed, "tha-labels"))
         optimizer = torch.optim.Adam(network.parameters(), lr=self.network_rate, betas=(0.5, 0.999))
         steps = self.network_steps
         with torch.enable_grad():
@@ -157,8 +156,9 @@ class THA:
                 optimizer.param_groups[0]["lr"] = self.network_rate * (
                     1 if share < 0.5 else 0.1 if share < 0.75 else 0.01
                 )
-                chosen = torch.randint(len(rows), (self.network_batch,), generator=draw)
-                wanted = rows[chosen.to(device)]
+                number = torch.tensor([step], device=device)
+                draw = item_uniform(number, (self.network_batch,), seed=seed, stream="tha-labels")
+                wanted = rows[(draw[0] * len(rows)).long()]
                 similar = (wanted @ label.T > 0).float()
                 loss = circle_loss(network(wanted), codes, similar)
                 optimizer.zero_grad()
