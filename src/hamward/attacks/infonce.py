@@ -89,7 +89,9 @@ class InfoNCE:
     Source: Zhang, Sun and Zhao, "Robust Cross-Modal Retrieval by Adversarial Training", IJCNN
         2022: adversarial queries and candidates in a contrastive framework.
     Differs: the paper's body could not be read, so loss, temperature and steps are INFERRED and
-        results are those of a reimplementation. References are a fixed sample instead of the rest
+        results are those of a reimplementation. The temperature is 1 where such models train at
+        0.07: there the log-sum-exp is that of the nearest reference, relevant or not, and the
+        attack was weaker than own-code PGD on validation items. References are a fixed sample instead of the rest
         of the batch. Hash models are read through tanh(u / median |u|) against codes,
         real-valued ones through the cosine against embeddings. An item without relevant
         references leaves its own clean code or, real-valued, its sign pattern.
@@ -116,7 +118,7 @@ class InfoNCE:
     steps: int = 20
     step_size: float = 0.4
     random_start: bool = False
-    temperature: float = 0.07
+    temperature: float = 1.0
     role: Role = "query"
     references: int = 1024
     codes: CodeSource = "other"
