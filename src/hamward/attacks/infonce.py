@@ -91,10 +91,10 @@ class InfoNCE:
     Differs: the paper's body could not be read, so loss, temperature and steps are INFERRED and
         results are those of a reimplementation. The temperature is 1 where such models train at
         0.07: there the log-sum-exp is that of the nearest reference, relevant or not, and the
-        attack was weaker than own-code PGD on validation items. References are a fixed sample instead of the rest
-        of the batch. Hash models are read through tanh(u / median |u|) against codes,
-        real-valued ones through the cosine against embeddings. An item without relevant
-        references leaves its own clean code or, real-valued, its sign pattern.
+        attack was weaker than own-code PGD on validation items. References are a fixed sample
+        instead of the rest of the batch. Hash models are read through tanh(u / median |u|)
+        against codes, real-valued ones through the cosine against embeddings. An item without
+        relevant references leaves its own clean code or, real-valued, its sign pattern.
 
     Attributes:
         eps: Image radius in [0, 1].
