@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from hamward.codes import binarize
 from hamward.losses import (
-    annealed_tanh,
     auto_temperature,
     pairwise_likelihood,
     prototype_contrast,
@@ -85,22 +84,6 @@ def test_auto_temperature_copes_with_zeros(values: list[float], dtype: torch.dty
 def test_quantization_by_hand() -> None:
     codes = torch.tensor([[1, -1], [1, 1]], dtype=torch.int8)
     assert quantization(rows([0.5, -1], [3, 0]), codes).tolist() == [0.25, 5.0]
-
-
-def test_annealing_follows_the_published_schedule() -> None:
-    u, anchor = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[1, 1]]).to(torch.int8)
-    for share, alpha in (
-        (0.0, 0.1),
-        (0.49, 0.1),
-        (0.5, 0.2),
-        (0.6, 0.3),
-        (0.79, 0.5),
-        (0.85, 0.7),
-        (0.9, 1.0),
-        (1.0, 1.0),
-    ):
-        expected = math.tanh(alpha) + math.tanh(-2 * alpha)
-        assert float(annealed_tanh(u, anchor, share=share)) == pytest.approx(expected)
 
 
 def test_soft_average_precision_by_hand() -> None:

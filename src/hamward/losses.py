@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
-    "annealed_tanh",
     "auto_temperature",
     "info_nce",
     "pairwise_likelihood",
@@ -16,7 +15,21 @@ __all__ = [
     "quantization",
     "reverse_gradient",
     "soft_average_precision",
+    "unit_logits",
 ]
+
+
+def unit_logits(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Logits divided by their median magnitude in the item, which gets no gradient.
+
+    tanh of these is a relaxed code that no positive factor on the logits can saturate. Where
+    half of the logits are 0, the divisor is their mean magnitude; where all are, 1.
+    """
+    size = logits.detach().abs()
+    tau = size.median(dim=1, keepdim=True).values
+    tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
+    tau = torch.where(tau > 0, tau, 1.0)
+    return logits / tau
 
 
 def auto_temperature(
@@ -24,36 +37,12 @@ def auto_temperature(
 ) -> Float[Tensor, " n"]:
     """Soft agreement with an anchor code that no rescaling of the logits can hide.
 
-    sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached. In (-K, K);
-    K - 2 x (soft count of differing bits). Where half of the logits are 0, tau is their mean
-    magnitude; where all are, 1.
+    sum_k a_k tanh(u_k / tau), tau = median_k |u_k| of the item, detached; see `unit_logits`. In
+    (-K, K); K - 2 x (soft count of differing bits).
 
     Source: hamward; compare the annealed tanh of DHTA and SAAT, which is not invariant.
     """
-    size = logits.detach().abs()
-    tau = size.median(dim=1, keepdim=True).values
-    tau = torch.where(tau > 0, tau, size.mean(dim=1, keepdim=True))
-    tau = torch.where(tau > 0, tau, 1.0)
-    return (anchor.to(logits.dtype) * torch.tanh(logits / tau)).sum(1)
-
-
-def annealed_tanh(
-    logits: Float[Tensor, "n k"],
-    anchor: Int8[Tensor, "n k"] | Float[Tensor, "n k"],
-    *,
-    share: float,
-) -> Float[Tensor, " n"]:
-    """Agreement of tanh(alpha u) with an anchor code, alpha growing with the share of steps done.
-
-    alpha is 0.1 in the first half, then 0.2, 0.3, 0.5, 0.7 and 1.0 for a tenth of the steps
-    each. Not invariant to the scale of the logits.
-
-    Source: Bai et al., ECCV 2020 (DHTA), released code; generalized to any number of steps in
-        SAAT's.
-    """
-    schedule = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-    alpha = schedule[min(int(share * 10 + 1e-9), 9)]
-    return (anchor.to(logits.dtype) * torch.tanh(alpha * logits)).sum(1)
+    return (anchor.to(logits.dtype) * torch.tanh(unit_logits(logits))).sum(1)
 
 
 def soft_average_precision(

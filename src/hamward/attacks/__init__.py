@@ -1,6 +1,23 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import aach, cmla, eqb2a, knockoff, own_code, square, tag_edits, transfer
+from hamward.attacks import (
+    aach,
+    cgat,
+    cmla,
+    dhta,
+    eqb2a,
+    fpad,
+    hag,
+    infonce,
+    knockoff,
+    own_code,
+    saat,
+    sdha,
+    square,
+    tag_edits,
+    tha,
+    transfer,
+)
 from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
     ATTACKS,
@@ -12,6 +29,7 @@ from hamward.attacks.base import (
     check_steps,
 )
 from hamward.attacks.budget import Budget, Distortion, measure, round_to_grid
+from hamward.attacks.cgat import CgAT
 from hamward.attacks.cmla import CMLA
 from hamward.attacks.craft import (
     Crafted,
@@ -21,12 +39,19 @@ from hamward.attacks.craft import (
     own_code_goal,
     reference_codes,
 )
+from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
+from hamward.attacks.fpad import FPAD
+from hamward.attacks.hag import HAG
+from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.saat import SAAT, SAATTargeted
+from hamward.attacks.sdha import SDHA, SDHATargeted
 from hamward.attacks.square import Square, SquareList
 from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
+from hamward.attacks.tha import THA
 from hamward.attacks.transfer import Transfer
 
 __all__ = [
@@ -34,8 +59,15 @@ __all__ = [
     "ATTACKS",
     "CMLA",
     "EQB2A",
+    "DHTA",
+    "FPAD",
+    "HAG",
+    "SAAT",
+    "SDHA",
+    "THA",
     "Attack",
     "Budget",
+    "CgAT",
     "Crafted",
     "Distortion",
     "Goal",
@@ -48,18 +80,26 @@ __all__ = [
     "TargetProtocol",
     "Square",
     "SquareList",
+    "InfoNCE",
+    "SAATTargeted",
+    "SDHATargeted",
     "TrainableAttack",
     "Transfer",
     "aach",
     "ascend",
+    "cgat",
     "check_steps",
     "choose_targets",
     "cmla",
     "craft",
+    "dhta",
     "encode",
     "encode_items",
     "eqb2a",
     "knockoff",
+    "fpad",
+    "hag",
+    "infonce",
     "measure",
     "own_code",
     "own_code_goal",
@@ -69,4 +109,7 @@ __all__ = [
     "square",
     "transfer",
     "tag_edits",
+    "saat",
+    "sdha",
+    "tha",
 ]

@@ -1,8 +1,9 @@
 """What an attack is: a frozen value that turns clean items into adversarial ones."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int8, Int64
@@ -17,7 +18,19 @@ from hamward.progress import SILENT, Progress
 from hamward.registry import Registry
 from hamward.types import Modality
 
-__all__ = ["ATTACKS", "Attack", "Goal", "References", "TrainableAttack", "ascend", "check_steps"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Goal",
+    "References",
+    "Rule",
+    "TrainableAttack",
+    "ascend",
+    "check_steps",
+]
+
+Rule = Callable[[Tensor, int], Tensor]
+"""From the gradient of a step and its number to the move; `hamward.attacks.stepping` has some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +44,20 @@ class References:
         group: (m,) integers, or None. An attacked item sees the references of its own
             group only; this is how one batch serves as the reference set of its items
             without making results depend on how the attack is batched.
+        image_embedding: What a real-valued index holds of the pictures, (m, K), or None.
+        text_embedding: The same of the texts.
     """
 
     image: Int8[Tensor, "m k"]
     text: Int8[Tensor, "m k"]
     label: Float[Tensor, "m c"]
     group: Int64[Tensor, " m"] | None = None
+    image_embedding: Float[Tensor, "m k"] | None = None
+    text_embedding: Float[Tensor, "m k"] | None = None
+
+    def to(self, device: torch.device) -> "References":
+        """Return the references on a device."""
+        return dataclasses.replace(self, **_moved(self, device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +96,8 @@ class Goal:
 
     def to(self, device: torch.device) -> "Goal":
         """Return the goal on a device."""
-        references = self.references
-        if references is not None:
-            references = References(
-                image=references.image.to(device),
-                text=references.text.to(device),
-                label=references.label.to(device),
-                group=None if references.group is None else references.group.to(device),
-            )
-        return Goal(
-            modality=self.modality,
-            anchor=self.anchor.to(device),
-            toward=self.toward,
-            label=None if self.label is None else self.label.to(device),
-            target_label=None if self.target_label is None else self.target_label.to(device),
-            references=references,
-            group=None if self.group is None else self.group.to(device),
-        )
+        references = None if self.references is None else self.references.to(device)
+        return dataclasses.replace(self, **_moved(self, device), references=references)
 
     def flips(self, logits: Float[Tensor, "n k"]) -> Int64[Tensor, " n"]:
         """Return how many bits serve the goal: away from the anchor, or equal to it."""
@@ -135,6 +141,11 @@ class Goal:
                 )
         if (self.group is None) != (references.group is None):
             raise ShapeError("items and references must both have groups, or neither")
+
+
+def _moved(value: Any, device: torch.device) -> dict[str, Any]:
+    held = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {k: v.to(device) for k, v in held.items() if isinstance(v, Tensor)}
 
 
 @runtime_checkable
@@ -206,13 +217,18 @@ def ascend(
     steps: int,
     step_size: float,
     start: Tensor,
+    merit: Callable[[Float[Tensor, "n k"]], Tensor] | None = None,
+    rule: Rule | None = None,
+    alpha: Callable[[float], float] | None = None,
+    penalty: Callable[[Tensor], Float[Tensor, " n"]] | None = None,
 ) -> Tensor:
     """Projected gradient ascent on a loss of the logits; keeps each item's best iterate.
 
-    Best means most bits that serve the goal, the very thing retrieval sees, and among
-    equals the larger loss. Steps follow the sign of the gradient (l_inf), its direction (l2)
-    or, where pixels are free (l0, patch), the gradient with its largest value scaled to 1, so
-    that the projection sees where it is large. The step size falls linearly to a fifth.
+    Best means largest `merit` of the code, the very thing retrieval sees, and among equals the
+    larger loss. Steps follow the sign of the gradient (l_inf), its direction (l2) or, where
+    pixels are free (l0, patch), the gradient with its largest value scaled to 1, so that the
+    projection sees where it is large. The step size falls linearly to a fifth, unless there is
+    a `rule`.
 
     Args:
         victim: Held by `victim.attacked()` by the caller.
@@ -221,8 +237,13 @@ def ascend(
         loss: Logits -> value per item, to be increased.
         budget: The ball to stay in.
         steps: Gradient steps.
-        step_size: First step, in units of the norm (of a value for l0 and patch).
+        step_size: First step, in units of the norm (of a value for l0 and patch); unused with
+            a `rule`.
         start: First iterate.
+        merit: Logits -> what the code is worth, per item; bits that serve the goal by default.
+        rule: A published optimizer, made anew for this call.
+        alpha: Share of the steps done -> factor on the logits that `loss` sees.
+        penalty: Perturbation -> value per item that the loss is reduced by.
 
     Returns:
         Adversarial items, detached.
@@ -230,23 +251,28 @@ def ascend(
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     x, start = (t.contiguous(memory_format=layout) for t in (x, start))
     bounds = budget.bounds(x)
+    worth = merit or goal.flips
     x_adv = best = budget.project(start, x)
-    best_flips = torch.full((len(x),), -1, device=x.device)
+    best_worth = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float64)
     best_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     for step in range(steps + 1):
         x_adv = x_adv.detach().requires_grad_(step < steps)
         logits = victim.logits(goal.modality, x_adv)
-        value = loss(logits)
-        flips, reached = goal.flips(logits.detach()), value.detach()
-        better = (flips > best_flips) | ((flips == best_flips) & (reached > best_loss))
+        value = loss(logits if alpha is None else alpha(step / max(steps, 1)) * logits)
+        if penalty is not None:
+            value = value - penalty(x_adv - x)
+        served, reached = worth(logits.detach()).double(), value.detach()
+        better = (served > best_worth) | ((served == best_worth) & (reached > best_loss))
         best = torch.where(_per_item(better, x), x_adv.detach(), best)
-        best_flips = torch.where(better, flips, best_flips)
+        best_worth = torch.where(better, served, best_worth)
         best_loss = torch.where(better, reached, best_loss)
         if step == steps:
             break
         (gradient,) = torch.autograd.grad(value.sum(), x_adv)
         size = step_size * (1 - 0.8 * step / max(steps - 1, 1))
-        if budget.norm == "linf":
+        if rule is not None:
+            x_adv = budget.project(x_adv.detach() + rule(gradient, step), x)
+        elif budget.norm == "linf":
             moved = torch.add(x_adv.detach(), gradient.sign_(), alpha=size)
             x_adv = torch.clamp(moved, *bounds, out=moved)
         else:

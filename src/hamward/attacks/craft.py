@@ -82,7 +82,13 @@ def reference_codes(
     model: HashModel, data: RetrievalData, positions: NDArray[np.int64]
 ) -> dict[Modality, Int8[Tensor, "n k"]]:
     """Return the codes of items in each modality; one that the model lacks takes the other's."""
-    made = {m: _as_codes(encode(model, data, m, positions)) for m in model.modalities}
+    return {m: _as_codes(held) for m, held in _held(model, data, positions).items()}
+
+
+def _held(
+    model: HashModel, data: RetrievalData, positions: NDArray[np.int64]
+) -> dict[Modality, Tensor]:
+    made = {m: encode(model, data, m, positions) for m in model.modalities}
     return {m: made.get(m, next(iter(made.values()))) for m in MODALITIES}
 
 
@@ -133,9 +139,16 @@ def own_code_goal(
         count = len(pool) if wanted is None else min(wanted, len(pool))
         order = permutation(len(pool), seed=seed, stream="references")
         chosen, group = pool[order[:count].numpy()], None
-    codes = reference_codes(victim.model, data, chosen)
-    labels = data.label(chosen) if data.label_names else torch.zeros(len(chosen), 0)
-    references = References(image=codes["image"], text=codes["text"], label=labels, group=group)
+    held = _held(victim.model, data, chosen)
+    real_valued = victim.model.spec.retrieval == "cosine"
+    references = References(
+        image=_as_codes(held["image"]),
+        text=_as_codes(held["text"]),
+        label=data.label(chosen) if data.label_names else torch.zeros(len(chosen), 0),
+        group=group,
+        image_embedding=held["image"] if real_valued else None,
+        text_embedding=held["text"] if real_valued else None,
+    )
     return dataclasses.replace(goal, references=references, group=group)
 
 
