@@ -1,6 +1,6 @@
 """Attacks: one file a paper; importing this package registers them all."""
 
-from hamward.attacks import cmla, own_code
+from hamward.attacks import cmla, own_code, prosgan, tadch
 from hamward.attacks.base import (
     ATTACKS,
     Attack,
@@ -21,16 +21,22 @@ from hamward.attacks.craft import (
     reference_codes,
 )
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
+from hamward.attacks.tadch import TADCH, FittedTADCH
 
 __all__ = [
     "ATTACKS",
     "CMLA",
+    "TADCH",
     "Attack",
     "Budget",
     "Crafted",
     "Distortion",
+    "FittedProSGAN",
+    "FittedTADCH",
     "Goal",
     "OwnCode",
+    "ProSGAN",
     "RandomNoise",
     "References",
     "TrainableAttack",
@@ -43,6 +49,8 @@ __all__ = [
     "measure",
     "own_code",
     "own_code_goal",
+    "prosgan",
     "reference_codes",
     "round_to_grid",
+    "tadch",
 ]
