@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from hamward.attacks.craft import reference_codes
+from hamward.attacks.craft import encode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError
@@ -194,8 +194,8 @@ def training_codes(
             f"codes_of={codes_of!r} needs {missing[0]} codes, but this model encodes "
             f"{list(model.modalities)}: set codes_of = 'own'"
         )
-    made = reference_codes(model, data, data.split.train)
     weight = next(model.parameters())
-    codes = torch.cat([made[m] for m in wanted[codes_of]]).to(weight.device)
+    held = torch.cat([encode(model, data, m, data.split.train) for m in wanted[codes_of]])
+    codes = (binarize(held) if held.is_floating_point() else held).to(weight.device)
     label = data.label(data.split.train).to(weight)
     return codes, torch.cat([label] * len(wanted[codes_of]))
