@@ -40,8 +40,8 @@ from hamward.random import seeded
 SMALL = TADCH(
     eps=32 / 255,
     prototype_epochs=60,
-    prototype_rate=2e-3,
-    hidden=16,
+    prototype_rate=2e-4,
+    hidden=64,
     epochs=12,
     decay_epochs=6,
     batch_size=12,

@@ -230,8 +230,8 @@ class TADCH:
     eps: float | None = 8 / 255
     output: Output = "bounded"
     codes_of: CodesOf = "other"
-    prototype_epochs: int = 8
-    prototype_rate: float = 5e-4
+    prototype_epochs: int = 10
+    prototype_rate: float = 1e-4
     hidden: int = 256
     closeness: Closeness = "tanh"
     epochs: int = 6
