@@ -220,7 +220,7 @@ def test_it_leads_to_the_target_labels(
     theory = targeted_map(fitted.codes(goal.target_label), goal, data, model)
     reached = targeted_map(encode_items(model, "image", made.stored), goal, data, model)
     assert clean < 0.4 and theory > 0.9
-    assert reached > 0.8 * theory
+    assert reached > 0.7 * theory
 
 
 def test_training_moves_every_weight_of_the_generator(fitted: FittedProSGAN) -> None:

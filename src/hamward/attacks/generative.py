@@ -19,7 +19,7 @@ from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.networks import bf16_supported
 from hamward.progress import SILENT, Progress
-from hamward.random import permutation, seeded, stream_seed
+from hamward.random import item_uniform, permutation, seeded
 
 __all__ = [
     "Closeness",
@@ -222,7 +222,6 @@ def train_generator(
             image_side=data.image_side, labels=data.labels.shape[1], width=recipe.width
         ).to(weight)
     moving, judging = (_adam(net.train(), recipe.learning_rate) for net in (generator, judge))
-    dealer = torch.Generator().manual_seed(stream_seed(seed, f"{label} targets"))
     fast = victim.low_precision and bf16_supported(weight.device)
 
     def run(net: nn.Module, *inputs: Tensor) -> Tensor:
@@ -238,8 +237,9 @@ def train_generator(
                 optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
             chosen = positions[rows.numpy()]
             x = data.inputs("image", chosen).to(weight)
-            drawn = torch.randint(targets, (len(rows),), generator=dealer).to(weight.device)
-            target_label, feature, code = condition(drawn)
+            ids = torch.tensor(data.ids[chosen])
+            share = item_uniform(ids, (), seed=seed, stream=f"{label} target{epoch}")
+            target_label, feature, code = condition((share * targets).long().to(weight.device))
             raw = run(generator, 2 * x - 1, feature)
             x_adv = picture_of(raw, x, output=recipe.output, eps=recipe.eps)
             logits = victim.logits("image", x_adv)

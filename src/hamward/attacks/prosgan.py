@@ -38,7 +38,7 @@ from hamward.errors import ConfigError
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
-from hamward.random import seeded, stream_seed
+from hamward.random import item_uniform, seeded
 from hamward.types import Modality
 
 __all__ = ["FittedProSGAN", "ProSGAN", "prosgan_published"]
@@ -344,6 +344,7 @@ def prosgan_published(
 
 def _label_batches(rows: Tensor, *, steps: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield batches of 64 target labels, drawn uniformly with replacement."""
-    dealer = torch.Generator().manual_seed(stream_seed(seed, "prosgan labels"))
-    for _ in range(steps):
-        yield (rows[torch.randint(len(rows), (64,), generator=dealer).to(rows.device)],)
+    numbers = torch.arange(64, device=rows.device)
+    for step in range(steps):
+        share = item_uniform(64 * step + numbers, (), seed=seed, stream="prosgan labels")
+        yield (rows[(share * len(rows)).long()],)
