@@ -160,7 +160,8 @@ class ProSGAN:
         code: whole picture from a final tanh, no bound (`prosgan_published`); here by default a
         picture "bounded" by eps, so that budgets compare, at a reconstruction weight of 0, since
         the bound does its work. Released code: 100 epochs at width 64, 30,000 prototype steps;
-        here as many as two CPU cores do in minutes, at higher rates. Targets in training:
+        here fewer and narrower, at
+        higher rates; how much strength that costs has not been measured. Targets in training:
         distinct label rows of the database there, of the training items here. Cross-modal:
         training codes of the retrieved modality (`codes_of`; INFERRED from the single-modal
         paper). The victim reads pictures as its own normalization wants; released victims read
