@@ -65,6 +65,11 @@ FAST: dict[str, Any] = {
     "deletions": 1,
     "candidates": 6,
     "network_steps": 4,
+    "decay_epochs": 1,
+    "width": 8,
+    "hidden": 32,
+    "prototype_steps": 100,
+    "prototype_epochs": 20,
     "votes": 3,
 }
 # CMLA's released distance term, per pixel, is too heavy for pictures of 768 values; six of SDHA's

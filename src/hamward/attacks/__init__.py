@@ -11,9 +11,11 @@ from hamward.attacks import (
     infonce,
     knockoff,
     own_code,
+    prosgan,
     saat,
     sdha,
     square,
+    tadch,
     tag_edits,
     tha,
     transfer,
@@ -46,9 +48,11 @@ from hamward.attacks.hag import HAG
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
+from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
 from hamward.attacks.sdha import SDHA, SDHATargeted
 from hamward.attacks.square import Square, SquareList
+from hamward.attacks.tadch import TADCH, FittedTADCH
 from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
 from hamward.attacks.tha import THA
@@ -65,14 +69,18 @@ __all__ = [
     "SAAT",
     "SDHA",
     "THA",
+    "TADCH",
     "Attack",
     "Budget",
     "CgAT",
     "Crafted",
     "Distortion",
+    "FittedProSGAN",
+    "FittedTADCH",
     "Goal",
     "Knockoff",
     "OwnCode",
+    "ProSGAN",
     "RandomNoise",
     "References",
     "TagEdits",
@@ -112,4 +120,6 @@ __all__ = [
     "saat",
     "sdha",
     "tha",
+    "prosgan",
+    "tadch",
 ]
