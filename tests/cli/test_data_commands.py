@@ -119,7 +119,8 @@ def test_captions_alone_are_prepared_and_shown(root, tmp_path, capsys):
     network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments, "--out", tmp_path / "victim") == 2
-    assert "has no labels (relevance is own pair)" in capsys.readouterr().err
+    assert "dcmh learns from labels, and pets has none" in capsys.readouterr().err
+    assert not (tmp_path / "victim").exists()
 
 
 def test_fetch_names_archives_and_downloads_nothing(capsys):

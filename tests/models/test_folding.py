@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from hamward.models import IMAGE_NETWORKS, HashModel, ModelSpec, Victim, build_hash_model
+from hamward.models import HashModel, ModelSpec, Victim, build_hash_model
 from hamward.models.folding import fold
 from hamward.models.networks import bf16_supported
 
-FOLDABLE = [name for name, make in IMAGE_NETWORKS.items() if getattr(make, "foldable", False)]
+FOLDABLE = ["efficientnet-lite0", "resnet-18", "small-resnet"]  # with BatchNorm, at any side
 
 
 @pytest.fixture(params=FOLDABLE)

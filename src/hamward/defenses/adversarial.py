@@ -1,5 +1,6 @@
 """CMLA adversarial learning: the "+" models, and the control that shows what it is worth."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks import CMLA, Attack, Goal, OwnCode, References
+from hamward.attacks import CMLA, Attack, Goal, OwnCode, References, reference_codes
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
@@ -100,11 +101,13 @@ class AdversarialObjective:
         seed: Seed of the attack.
     """
 
-    base: PairObjective
+    base: Objective
     attack: Attack
     config: AdversarialLearning = field(default_factory=AdversarialLearning)
     seed: int = 0
     source: tuple[RetrievalData, NDArray[np.int64]] | None = field(default=None, init=False)
+    labels: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
+    held: tuple[int, dict[Modality, Tensor]] | None = field(default=None, init=False)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -125,14 +128,27 @@ class AdversarialObjective:
         """Fill the base's buffers."""
         self.base.start(model, data, positions)
         self.source = (data, positions)
+        device = next(model.parameters()).device
+        self.labels = torch.zeros(len(positions), 0, device=device)
+        if data.label_names:
+            self.labels = data.label(positions, device=device)
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
-        """Return the weighted loss of the clean and the adversarial batch, one forward."""
+        """Return the weighted loss of the clean and the adversarial batch.
+
+        In one forward pass where the base takes outputs of one modality, else in two.
+        """
         weight = self.config.weight
-        ((modality, x),) = step.items.items()
-        if weight == 0 or modality not in self.config.modalities:
+        sides = [m for m in step.items if m in self.config.modalities]
+        if weight == 0 or not sides:
             return self.base.loss(model, step)
-        x_adv = self._adversarial(model, modality, step)
+        moved = {m: self._adversarial(model, m, step) for m in sides}
+        if not isinstance(self.base, PairObjective) or len(step.items) > 1:
+            items = {**step.items, **moved}
+            adversarial = self.base.loss(model, dataclasses.replace(step, items=items))
+            return weight * adversarial + (1 - weight) * self.base.loss(model, step)
+        ((modality, x_adv),) = moved.items()
+        x = step.items[modality]
         logits = model.logits(modality, torch.cat([x, x_adv]), low_precision=True)
         clean, adversarial = self.base.activate(logits).chunk(2)
         self.base.remember(modality, step.rows, clean)
@@ -154,7 +170,7 @@ class AdversarialObjective:
         if self.source is None:
             raise ConfigError("start() must come before loss()")
         data, positions = self.source
-        device = self.base.labels.device
+        device = self.labels.device
         made = []
         for rows in torch.split(torch.arange(len(positions), device=device), 64):
             chosen = positions[rows.cpu().numpy()]
@@ -175,22 +191,37 @@ class AdversarialObjective:
         epoch: int,
     ) -> Tensor:
         victim = Victim(model=model, low_precision=True)
-        labels = self.base.labels
-        step = max(len(labels) // self.config.references, 1)
-        chosen = torch.arange(0, len(labels), step, device=labels.device)
-        memory = {m: v for m, v in self.base.buffers.items() if m in MODALITIES}
-        (first, *_) = memory.values()  # one that the model lacks takes the other's place
         goal = Goal(
             modality=modality,
             anchor=victim.codes(modality, x),
-            label=labels[rows],
-            references=References(
-                image=binarize(memory.get("image", first)[chosen]),
-                text=binarize(memory.get("text", first)[chosen]),
-                label=labels[chosen],
-            ),
+            label=self.labels[rows] if self.labels.shape[1] else None,
+            references=self._references(model, epoch),
         )
         return self.attack(victim, x, goal, ids=ids, seed=self.seed * 100_003 + epoch)
+
+    def _references(self, model: HashModel, epoch: int) -> References | None:
+        """Return evenly spaced training items: as the base remembers them, or encoded anew."""
+        if not self.attack.needs_references:
+            return None
+        if self.source is None:
+            raise ConfigError("start() must come before loss()")
+        step = max(len(self.labels) // self.config.references, 1)
+        chosen = torch.arange(0, len(self.labels), step, device=self.labels.device)
+        n = len(self.labels)
+        held = {m: v for m, v in self.base.buffers.items() if m in MODALITIES and len(v) == n}
+        codes = {m: binarize(v[chosen]) for m, v in held.items()}
+        if not codes:  # an objective without a memory of outputs
+            if self.held is None or self.held[0] != epoch:
+                data, positions = self.source
+                made = reference_codes(model, data, positions[chosen.cpu().numpy()])
+                self.held = epoch, {m: v.to(chosen.device) for m, v in made.items()}
+            codes = dict(self.held[1])
+        (first, *_) = codes.values()  # one that the model lacks takes the other's place
+        return References(
+            image=codes.get("image", first),
+            text=codes.get("text", first),
+            label=self.labels[chosen],
+        )
 
     def end_epoch(self) -> None:
         """Update the base's buffers."""
@@ -208,7 +239,7 @@ DEFENSES: Registry[Callable[..., AdversarialObjective]] = Registry("defense")
     threat="white-box l_inf on images, feature-space l_inf on bags of words",
 )
 def cmla_learning(
-    base: PairObjective,
+    base: Objective,
     *,
     seed: int = 0,
     attack: Literal["cmla", "own-code"] = "cmla",
@@ -264,7 +295,7 @@ def cmla_learning(
     access="training",
     threat="none",
 )
-def control(base: PairObjective, *, seed: int = 0) -> AdversarialObjective:
+def control(base: Objective, *, seed: int = 0) -> AdversarialObjective:
     """Return plain fine-tuning under the same loop."""
     config = AdversarialLearning(weight=0)
     return AdversarialObjective(base=base, attack=OwnCode(steps=0), config=config, seed=seed)

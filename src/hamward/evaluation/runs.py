@@ -316,6 +316,11 @@ def _check_trainable(
             raise ConfigError(
                 f"{method} trains a {modality} encoder: model.{modality}_network must name one"
             )
+    if not data.label_names and getattr(objective, "supervised", True):
+        raise ConfigError(
+            f"{method} learns from labels, and {data.name} has none: take a method that learns "
+            "from pairs (djsrh, or dual-encoder with --targets pairs)"
+        )
     shared = data.labels[data.split.train].all(0)
     if shared.any():
         name = data.label_names[int(shared.argmax())]

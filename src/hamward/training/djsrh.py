@@ -134,6 +134,11 @@ class DJSRH:
         self.modules = nn.ModuleDict()
 
     @property
+    def supervised(self) -> bool:
+        """No: it never reads a label."""
+        return False
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """Pairs."""
         return ("pair",)

@@ -101,6 +101,11 @@ class DualEncoder:
         self.labels = torch.empty(0)
 
     @property
+    def supervised(self) -> bool:
+        """Whether labels decide what matches."""
+        return self.targets == "labels"
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """Pairs."""
         return ("pair",)
