@@ -41,7 +41,7 @@ from hamward.errors import (
 from hamward.index import HammingIndex
 from hamward.models import HashModel, QueryLedger, Victim, save_model
 from hamward.models.victim import Access
-from hamward.types import Modality
+from hamward.types import MODALITIES, Modality
 
 # Small and fast, but strong enough to flip bits of the tiny victim; only those that exist apply.
 FAST: dict[str, Any] = {
@@ -69,7 +69,7 @@ FAST: dict[str, Any] = {
     "width": 8,
     "hidden": 32,
     "prototype_steps": 100,
-    "prototype_epochs": 20,
+    "prototype_epochs": 3,
     "votes": 3,
 }
 # CMLA's released distance term, per pixel, is too heavy for pictures of 768 values; six of SDHA's
@@ -361,12 +361,16 @@ def test_goal_is_never_worse_than_clean_and_improves_with_eps(
         flips = _flips(scene, scene.run(attack=make_scaled(name, factor)), modality)
         assert (flips >= clean).all()
         means.append(float(flips.double().mean()))
+    if isinstance(scene.options, TrainableAttack) or "strongest" in name:
+        return  # trained anew for each radius; or led by AP, not by flipped bits
     assert means == sorted(means)
     if scene.attack.access == "gradients" and (name, modality) not in HELD_BACK:
         assert means[-1] > means[0]
 
 
-def test_queries_are_counted_and_the_limit_is_obeyed(scene: Scene, modality: Modality) -> None:
+def test_queries_are_counted_and_the_limit_is_obeyed(
+    scene: Scene, name: str, modality: Modality
+) -> None:
     ledger = QueryLedger()
     scene.run(victim=dataclasses.replace(scene.victim, ledger=ledger))
     used, other = (ledger.image, ledger.text)[:: 1 if modality == "image" else -1]
@@ -375,8 +379,8 @@ def test_queries_are_counted_and_the_limit_is_obeyed(scene: Scene, modality: Mod
         assert scene.attack.access == "ranks" or isinstance(scene.options, TrainableAttack)
         return
     assert used >= len(scene.x)
-    edits = scene.attack.budget(modality).norm == "edits"  # texts differ in the edits they allow
-    if scene.attack.access == "gradients" and not edits:
+    edits = scene.attack.budget(modality).norm == "edits"  # some items are done earlier
+    if scene.attack.access == "gradients" and not edits and "strongest" not in name:
         assert used % len(scene.x) == 0
     exact = QueryLedger(limit=used)
     scene.run(victim=dataclasses.replace(scene.victim, ledger=exact))

@@ -15,6 +15,7 @@ from hamward.attacks import (
     saat,
     sdha,
     square,
+    strongest,
     tadch,
     tag_edits,
     tha,
@@ -52,6 +53,7 @@ from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
 from hamward.attacks.sdha import SDHA, SDHATargeted
 from hamward.attacks.square import Square, SquareList
+from hamward.attacks.strongest import Strongest, StrongestTargeted
 from hamward.attacks.tadch import TADCH, FittedTADCH
 from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
@@ -59,6 +61,9 @@ from hamward.attacks.tha import THA
 from hamward.attacks.transfer import Transfer
 
 __all__ = [
+    "Strongest",
+    "StrongestTargeted",
+    "strongest",
     "AACH",
     "ATTACKS",
     "CMLA",

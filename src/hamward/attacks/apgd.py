@@ -16,7 +16,7 @@ Loss = Callable[[Float[Tensor, "n k"], float], Float[Tensor, " n"]]
 Score = Callable[[Float[Tensor, "n k"]], Float[Tensor, " n"]]
 
 
-def checkpoints(steps: int) -> list[int]:
+def checkpoints(steps: int) -> set[int]:
     """Return after which steps the step size is reconsidered.
 
     p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), times the number of steps.
@@ -24,14 +24,14 @@ def checkpoints(steps: int) -> list[int]:
     Source: Croce and Hein, ICML 2020, Sec. 3.
 
     Example:
-        >>> checkpoints(100)
+        >>> sorted(checkpoints(100))
         [22, 41, 57, 70, 80, 87, 93, 99]
     """
     shares, places = [0.0, 0.22], []
     while shares[-1] <= 1:
         places.append(round(shares[-1] * steps))
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return [p for p in dict.fromkeys(places) if 0 < p <= steps]
+    return {p for p in places if 0 < p <= steps}
 
 
 def apgd(
@@ -77,7 +77,7 @@ def apgd(
     last_size, last_peak = size.clone(), peak.clone()
     best, best_score = x_adv, torch.full_like(peak, -torch.inf)
     value_before = peak.clone()
-    turns, window = set(checkpoints(steps)), 0
+    turns, window = checkpoints(steps), 0
     for step in range(steps + 1):
         x_adv = x_adv.detach().requires_grad_(step < steps)
         logits = victim.logits(goal.modality, x_adv)

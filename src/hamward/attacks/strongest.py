@@ -1,17 +1,16 @@
 """The ensemble: every white-box goal and loss in turn, each item keeps what hurt it most."""
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from hamward.attacks.anchors import Pool, center_codes, class_prototypes, mainstay_codes, relevance
 from hamward.attacks.apgd import Loss, apgd
-from hamward.attacks.base import ATTACKS, Goal
+from hamward.attacks.base import ATTACKS, Goal, check_steps
 from hamward.attacks.budget import Budget, round_to_grid
 from hamward.attacks.stepping import annealing
 from hamward.codes import hamming_distance
@@ -29,18 +28,34 @@ from hamward.types import MODALITIES, Modality
 
 __all__ = ["Strongest", "StrongestTargeted"]
 
-_LONG, _SHORT = 100, 25
-_NEAREST = 3
+Start = Literal["clean", "best", "random"]
+
+# Strong and cheap ones first: later ones see the items that are left.
+_TARGETED = (
+    "mainstay",
+    "center",
+    "prototypes",
+    "nearest-0",
+    "ranking",
+    "mainstay-random",
+    "ranking-random",
+    "ranking-again",
+)
+_NAMES = (
+    *("mainstay", "center", "prototypes", "own-code", "annealed"),
+    *("nearest-0", "nearest-1", "nearest-2"),
+    *("ranking", "mainstay-random", "ranking-random", "ranking-again"),
+)
 _RANKED = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Member:
-    """One run of APGD: what it ascends, how long, and where it starts."""
+    """One run of APGD: what it ascends, whether it takes all steps, and where it starts."""
 
     loss: Loss
-    steps: int
-    start: Literal["clean", "best", "random"] = "clean"
+    long: bool = False
+    start: Start = "clean"
 
 
 @ATTACKS.register(
@@ -71,6 +86,8 @@ class Strongest:
         eps: Image radius in [0, 1].
         text_eps: Radius for bags of words, a feature-space attack.
         norm: "linf" or "l2".
+        steps: Steps of the long members; the short ones have a quarter. Not for tuning: for
+            quick looks and tests.
     """
 
     access: ClassVar[Access] = "gradients"
@@ -81,8 +98,10 @@ class Strongest:
     eps: float = 8 / 255
     text_eps: float = 0.05
     norm: Literal["linf", "l2"] = "linf"
+    steps: int = 100
 
     def __post_init__(self) -> None:
+        check_steps(self.steps)
         self.budget("image"), self.budget("text")
 
     def budget(self, modality: Modality) -> Budget:
@@ -95,7 +114,9 @@ class Strongest:
         goal.check(victim, x, ids)
         budget = self.budget(goal.modality)
         pool = Pool.of(goal, "other", who="strongest")
-        return _worst_case(victim, x, goal, pool, budget=budget, ids=ids, seed=seed)
+        return _worst_case(
+            victim, x, goal, pool, budget=budget, steps=self.steps, ids=ids, seed=seed
+        )
 
 
 @ATTACKS.register(
@@ -113,6 +134,8 @@ class StrongestTargeted:
         eps: Image radius in [0, 1].
         text_eps: Radius for bags of words, a feature-space attack.
         norm: "linf" or "l2".
+        steps: Steps of the long members; the short ones have a quarter. Not for tuning: for
+            quick looks and tests.
     """
 
     access: ClassVar[Access] = "gradients"
@@ -123,8 +146,10 @@ class StrongestTargeted:
     eps: float = 8 / 255
     text_eps: float = 0.05
     norm: Literal["linf", "l2"] = "linf"
+    steps: int = 100
 
     def __post_init__(self) -> None:
+        check_steps(self.steps)
         self.budget("image"), self.budget("text")
 
     def budget(self, modality: Modality) -> Budget:
@@ -137,7 +162,17 @@ class StrongestTargeted:
         goal.check(victim, x, ids)
         budget = self.budget(goal.modality)
         pool = Pool.of(goal, "other", who="strongest-targeted", targeted=True)
-        return _worst_case(victim, x, goal, pool, budget=budget, ids=ids, seed=seed, targeted=True)
+        return _worst_case(
+            victim,
+            x,
+            goal,
+            pool,
+            budget=budget,
+            steps=self.steps,
+            ids=ids,
+            seed=seed,
+            targeted=True,
+        )
 
 
 def _worst_case(
@@ -147,6 +182,7 @@ def _worst_case(
     pool: Pool,
     *,
     budget: Budget,
+    steps: int,
     ids: Tensor,
     seed: int,
     targeted: bool = False,
@@ -159,12 +195,12 @@ def _worst_case(
     ceiling = worth.ceiling(seed=seed)
     reached = worth(goal.anchor, slice(None))
     with victim.attacked():
-        for number in range(_members_of(goal, pool, targeted)):
+        for name in _NAMES if not targeted else _TARGETED:
             rows = torch.nonzero(reached < ceiling - 1e-9)[:, 0]
             if not len(rows):
                 break
             part = goal.select(rows)
-            member = list(_members(part, worth.select(rows), seed=seed, targeted=targeted))[number]
+            member = _member(name, part, worth.select(rows), seed=seed)
             start = {"clean": x, "best": best}.get(member.start, x)[rows]
             if member.start == "random":
                 noise = item_uniform(ids[rows], x.shape[1:], seed=seed, stream="strongest")
@@ -176,7 +212,7 @@ def _worst_case(
                 loss=member.loss,
                 score=lambda u, rows=rows: worth(_bits(u), rows),  # type: ignore[misc]
                 budget=budget,
-                steps=member.steps,
+                steps=steps if member.long else -(-steps // 4),
                 start=start,
             )
             stored = round_to_grid(made, x[rows], budget) if goal.modality == "image" else made
@@ -226,64 +262,60 @@ class _Worth:
         return torch.stack([self(code, slice(None)) for code in known]).amax(0)
 
 
-def _members_of(goal: Goal, pool: Pool, targeted: bool) -> int:
-    few = goal.select(slice(0, 1))
-    small = dataclasses.replace(pool, visible=pool.visible[:1], wanted=pool.wanted[:1])
-    worth = _Worth(goal=few, pool=small, sign=1.0)
-    return sum(1 for _ in _members(few, worth, seed=0, targeted=targeted))
-
-
-def _members(goal: Goal, worth: _Worth, *, seed: int, targeted: bool) -> Iterator[_Member]:
-    """Yield the ensemble for some items, cheap and strong members first."""
-    pool, sign = worth.pool, worth.sign if targeted else -1.0
-
-    def agree(code: Tensor, direction: float) -> Loss:
-        return lambda u, share: direction * auto_temperature(u, code)
-
-    center, mainstay = center_codes(pool, goal.anchor), mainstay_codes(pool, goal.anchor)
-    prototypes, occur = class_prototypes(pool, seed=seed)
-    own = (pool.wanted > 0).double() * occur
-    foreign = (pool.wanted == 0).double() * occur
-    near, far = (own, foreign) if targeted else (foreign, own)
-    yield _Member(loss=agree(mainstay, sign), steps=_LONG)
-    yield _Member(loss=agree(center, sign), steps=_SHORT)
-    yield _Member(
-        loss=lambda u, share: (
-            -prototype_contrast(
-                torch.tanh(unit_logits(u)),
-                prototypes.to(u.dtype),
-                near.to(u.dtype),
-                far=far.to(u.dtype),
-            )
-        ),
-        steps=_SHORT,
-    )
-    if not targeted:
-        yield _Member(loss=agree(goal.anchor, -1.0), steps=_LONG)
-        yield _Member(
-            loss=lambda u, share: -(goal.anchor * torch.tanh(annealing(share) * u)).sum(1),
-            steps=_SHORT,
+def _member(name: str, goal: Goal, worth: _Worth, *, seed: int) -> _Member:
+    """Return a member of the ensemble for some items."""
+    pool, sign = worth.pool, worth.sign
+    if name.startswith("ranking"):
+        start: Start = "random" if name == "ranking-random" else "best"
+        return _Member(loss=_ranking(pool, sign), long=name == "ranking", start=start)
+    if name == "annealed":
+        return _Member(
+            loss=lambda u, share: sign * (goal.anchor * torch.tanh(annealing(share) * u)).sum(1)
         )
-    for code in _nearest(goal, prototypes, own if targeted else foreign):
-        yield _Member(loss=agree(code, 1.0), steps=_SHORT)
-    ranking = _ranking(pool, sign)
-    yield _Member(loss=ranking, steps=_LONG, start="best")
-    yield _Member(loss=agree(mainstay, sign), steps=_SHORT, start="random")
-    yield _Member(loss=ranking, steps=_SHORT, start="random")
-    yield _Member(loss=ranking, steps=_SHORT, start="best")
+    if name == "prototypes" or name.startswith("nearest"):
+        return _by_prototypes(name, goal, worth, seed=seed)
+    code = {
+        "own-code": lambda: goal.anchor,
+        "center": lambda: center_codes(pool, goal.anchor),
+        "mainstay": lambda: mainstay_codes(pool, goal.anchor),
+        "mainstay-random": lambda: mainstay_codes(pool, goal.anchor),
+    }[name]()
+    again = name == "mainstay-random"
+    return _Member(
+        loss=_agree(code, sign),
+        long=name in ("own-code", "mainstay"),
+        start="random" if again else "clean",
+    )
+
+
+def _by_prototypes(name: str, goal: Goal, worth: _Worth, *, seed: int) -> _Member:
+    """Return a run to all prototypes that the goal wants, or to a near one of them."""
+    prototypes, occur = class_prototypes(worth.pool, seed=seed)
+    own, foreign = (worth.pool.wanted > 0) * occur, (worth.pool.wanted == 0) * occur
+    near, far = (own, foreign) if worth.sign > 0 else (foreign, own)
+    if name.startswith("nearest"):
+        code = _nearest(goal, prototypes, near, place=int(name.removeprefix("nearest-")))
+        return _Member(loss=_agree(code, 1.0))
+    return _Member(
+        loss=lambda u, share: (
+            -prototype_contrast(torch.tanh(unit_logits(u)), prototypes.to(u.dtype), near, far=far)
+        )
+    )
+
+
+def _agree(code: Tensor, direction: float) -> Loss:
+    return lambda u, share: direction * auto_temperature(u, code)
 
 
 def _nearest(
-    goal: Goal, prototypes: Int8[Tensor, "c k"], allowed: Float[Tensor, "n c"]
-) -> Iterator[Tensor]:
-    """Yield for each item the prototypes of the allowed classes nearest to its clean code."""
+    goal: Goal, prototypes: Int8[Tensor, "c k"], allowed: Bool[Tensor, "n c"], *, place: int
+) -> Tensor:
+    """Return for each item the allowed prototype that is nearest to its clean code but `place`."""
     distance = hamming_distance(goal.anchor, prototypes).double()
-    distance = torch.where(allowed > 0, distance, torch.inf)
-    count = min(_NEAREST, len(prototypes))
-    values, order = distance.sort(dim=1, stable=True)
-    for place in range(count):
-        code = prototypes[order[:, place]]
-        yield torch.where(torch.isfinite(values[:, place, None]), code, -goal.anchor)
+    values, order = torch.where(allowed, distance, torch.inf).sort(dim=1, stable=True)
+    place = min(place, len(prototypes) - 1)
+    found = torch.isfinite(values[:, place, None])
+    return torch.where(found, prototypes[order[:, place]], -goal.anchor)
 
 
 def _ranking(pool: Pool, sign: float) -> Loss:
