@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Train, attack, harden, attack again and report, on real pictures and tags.
 
-    About ten minutes on two CPU cores.
+    About eight minutes on two CPU cores.
     """
     watch = prepare(threads, progress)
     from hamward.config import from_mapping
