@@ -41,8 +41,8 @@ class DemoConfig:
 
     image_network: str = "efficientnet-lite0"
     code_length: int = 32
-    epochs: int = 10
-    extra_epochs: int = 4
+    epochs: int = 9
+    extra_epochs: int = 3
     steps: int = 10
     cmla_steps: int = 15
     eps: tuple[int, ...] = (2, 4, 8)
@@ -107,6 +107,7 @@ def demo_run(
             transfer_from="undefended",
             queries=config.queries,
             seed=config.seed,
+            diagnose=False,  # probes take a minute; `hamward evaluate` on the runs makes them
         ),
         out / "evaluation",
         resume=True,
