@@ -164,8 +164,9 @@ def test_training_with_labels_is_refused_and_attacks_without_them_work(source, t
     config = TrainConfig(data=str(tmp_path / "set"))
     small = replace(config.model, image_network="small-resnet", text_width=16)
     fit = replace(config.fit, epochs=1, batch_size=8)
-    with pytest.raises(DataError, match="with a label column, or use a method that learns"):
+    with pytest.raises(ConfigError, match="take a method that learns from pairs"):
         train_run(replace(config, model=small, fit=fit), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     spec = ModelSpec(
         code_length=16, vocabulary=len(data.words), image_side=16, image_network="small-resnet",
         text_width=16,

@@ -122,8 +122,8 @@ def test_damage_is_found(source, tmp_path):
     with pytest.raises(ArtifactError, match=r"images\.npy: damaged: \d+ bytes, the manifest says"):
         open_prepared(out)
     (out / "images.npy").write_bytes(content)
-    (out / "bags.npy").unlink()
-    with pytest.raises(ArtifactError, match=r"bags\.npy: cannot be read"):
+    (out / "bag_words.npy").unlink()
+    with pytest.raises(ArtifactError, match=r"bag_words\.npy: cannot be read"):
         open_prepared(out)
     (out / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="not a readable JSON file"):
@@ -360,7 +360,7 @@ def test_a_smaller_copy_stays_on_disk(source, tmp_path):
 def test_opening_reads_no_item(source, tmp_path, monkeypatch):
     prepare(source, tmp_path / "out", config=CONFIG)
     out = tmp_path / "out"
-    for name, count in (("images", 40 * 3 * 16 * 16), ("bags", 40 * 7), ("labels", 40 * 4)):
+    for name, count in (("images", 40 * 3 * 16 * 16), ("bag_words", 8), ("labels", 40)):
         content = bytearray((out / f"{name}.npy").read_bytes())
         content[-count:] = b"\xff" * count
         (out / f"{name}.npy").write_bytes(content)

@@ -1,6 +1,6 @@
 """What must hold for a retrieval set, said in sentences."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from hamward.errors import DataError
 
 if TYPE_CHECKING:
     from hamward.data.retrieval_data import RetrievalData
+    from hamward.data.sparse_bags import SparseBags
 
 __all__ = ["check_shapes", "check_values"]
 
@@ -72,7 +73,11 @@ def check_values(data: "RetrievalData") -> None:
 
 
 def _check_array(
-    name: str, array: NDArray[np.generic], *, dtype: type[np.generic], shape: tuple[int, ...]
+    name: str,
+    array: "NDArray[Any] | SparseBags",
+    *,
+    dtype: type[np.generic],
+    shape: tuple[int, ...],
 ) -> None:
     if array.dtype != dtype or array.shape != shape:
         raise DataError(

@@ -2,8 +2,8 @@
 
     manifest.json     what was read, by which rule, what came out; written last
     images.npy        uint8 (n, 3, S, S)
-    bags.npy          uint8 (n, D)
-    labels.npy        uint8 (n, C)
+    bag_starts.npy, bag_words.npy   bags of words in compressed rows, see `SparseBags`
+    labels.npy        uint8 (n, ceil(C / 8)): packed bits, first label in the highest
     ids.npy, query.npy, database.npy, train.npy, validation.npy, groups.npy
     names.json        the D words and the C label names
     items.arrow       per item: text, picture file and its sha256
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hamward.artifacts import read_json
 from hamward.data.retrieval_data import RetrievalData, content_digest
+from hamward.data.sparse_bags import SparseBags
 from hamward.data.split import SPLIT_NAMES, Split
 from hamward.errors import ArtifactError, ConfigError, HamwardError
 
@@ -37,6 +38,8 @@ __all__ = [
     "file_digest",
     "open_prepared",
     "prepared_sets",
+    "read_bags",
+    "read_labels",
     "read_manifest",
     "stored_digest",
     "verify_files",
@@ -117,8 +120,8 @@ def open_prepared(folder: Path) -> RetrievalData:
         return RetrievalData(
             name=manifest["name"],
             images=_map(array_file(folder, "images")),
-            bags=_map(array_file(folder, "bags")),
-            labels=_map(array_file(folder, "labels")),
+            bags=read_bags(folder, len(names["words"])),
+            labels=read_labels(folder, len(names["labels"])),
             texts=StoredColumn(folder / ITEM_FILE, "text", size=count),
             words=tuple(names["words"]),
             label_names=tuple(names["labels"]),
@@ -160,7 +163,18 @@ def stored_digest(folder: Path, texts: Sequence[str]) -> str:
     """Return what `RetrievalData.digest` is for these files, read as a stream."""
 
     def parts() -> Iterator[tuple[str, str, tuple[int, ...], Iterator[bytes]]]:
+        names = read_json(folder / NAMES_FILE)
+        bags, labels = (
+            read_bags(folder, len(names["words"])),
+            read_labels(folder, len(names["labels"])),
+        )
         for name in _ARRAYS:
+            if name in ("bags", "labels"):
+                array = bags if name == "bags" else labels
+                rows = range(0, len(array), 4096)
+                blocks = (np.ascontiguousarray(array[i : i + 4096]).tobytes() for i in rows)
+                yield name, array.dtype.str, array.shape, blocks
+                continue
             file = array_file(folder, name)
             mapped = _map(file)
             start = file.stat().st_size - mapped.nbytes
@@ -222,6 +236,24 @@ class StoredColumn(Sequence[str]):
             except (OSError, KeyError, pa.ArrowException) as error:
                 raise ArtifactError(f"{self.file}: damaged ({error})") from error
         return self._column
+
+
+def read_bags(folder: Path, vocabulary: int) -> SparseBags:
+    """Map the bags of words of a prepared set."""
+    starts, words = (_map(array_file(folder, name)) for name in ("bag_starts", "bag_words"))
+    return SparseBags(starts, words, vocabulary=vocabulary)
+
+
+def read_labels(folder: Path, count: int) -> NDArray[np.uint8]:
+    """Unpack the labels of a prepared set, uint8 (n, C).
+
+    Raises:
+        ValueError: the file holds another number of labels.
+    """
+    packed = _map(array_file(folder, "labels"))
+    if packed.shape[1] != -(-count // 8):
+        raise ValueError(f"labels.npy has {packed.shape[1]} bytes an item for {count} labels")
+    return np.unpackbits(packed, axis=1, count=count)
 
 
 def _map(file: Path) -> NDArray[Any]:

@@ -24,12 +24,15 @@ from hamward.data.prepared import (
     array_file,
     file_digest,
     open_prepared,
+    read_bags,
+    read_labels,
     stored_digest,
 )
 from hamward.data.protocols import PROTOCOLS, split_source
 from hamward.data.retrieval_data import RetrievalData
 from hamward.data.selecting import drop_items, keep_items, picture_name
 from hamward.data.source import PictureFiles, Pictures, Skipped, Source
+from hamward.data.sparse_bags import ones_of
 from hamward.data.split import SPLIT_NAMES, Split, split_digest
 from hamward.data.storing import compact_pictures, write_array, write_items, write_skipped
 from hamward.data.words import bag_blocks, vocabulary
@@ -284,9 +287,7 @@ def _finish(
             "texts: give a smaller --min-count, or texts"
         )
     assert words is not None
-    bags = [source.bags] if source.bags is not None else bag_blocks(source.texts, words)
-    write_array(out, "bags", bags, shape=(len(source.ids), len(words)))
-    write_array(out, "labels", [source.labels], shape=source.labels.shape)
+    _write_sides(source, words, out)
     numbers: dict[str, NDArray[np.int64]] = {"ids": source.ids}
     numbers |= {name: split[name] for name in SPLIT_NAMES}
     if source.groups is not None:
@@ -300,7 +301,7 @@ def _finish(
     manifest = _manifest(source, split, config, read_by, words=words, hashes=hashes)
     manifest["digest"] = stored_digest(out, texts)
     manifest["plan"] = read_json(out / WORK / "plan.json")
-    names = [f"{name}.npy" for name in ("images", "bags", "labels", *numbers)]
+    names = [f"{name}.npy" for name in ("images", "bag_starts", "bag_words", "labels", *numbers)]
     tracked = progress.track(
         [*names, NAMES_FILE, ITEM_FILE, "skipped.csv"], total=len(names) + 3, label="checksums"
     )
@@ -315,6 +316,18 @@ def _finish(
     return open_prepared(out)
 
 
+def _write_sides(source: Source, words: Sequence[str], out: Path) -> None:
+    """Write bags of words in compressed rows, and labels as bits."""
+    bags = [source.bags] if source.bags is not None else bag_blocks(source.texts, words)
+    starts, ones = ones_of(bags)
+    write_array(out, "bag_starts", [starts], shape=starts.shape, dtype="<i8")
+    write_array(out, "bag_words", [ones], shape=ones.shape, dtype="<u4")
+    if source.labels.size and source.labels.max() > 1:
+        raise DataError(f"labels must hold 0 and 1 only, found {int(source.labels.max())}")
+    packed = np.packbits(source.labels, axis=1)
+    write_array(out, "labels", [packed], shape=packed.shape)
+
+
 def _vouch(
     out: Path, manifest: Mapping[str, Any], split: Split, texts: Sequence[str], words: Sequence[str]
 ) -> None:
@@ -324,8 +337,8 @@ def _vouch(
         RetrievalData(
             name=manifest["name"],
             images=np.load(array_file(out, "images"), mmap_mode="r"),
-            bags=np.load(array_file(out, "bags"), mmap_mode="r"),
-            labels=np.load(array_file(out, "labels"), mmap_mode="r"),
+            bags=read_bags(out, len(words)),
+            labels=read_labels(out, len(names["labels"])),
             texts=texts,
             words=tuple(words),
             label_names=tuple(names["labels"]),

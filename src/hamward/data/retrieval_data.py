@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hamward.data.chance import expected_average_precision, group_counts, relevant_counts
 from hamward.data.invariants import check_shapes, check_values
+from hamward.data.sparse_bags import SparseBags
 from hamward.data.split import SPLIT_NAMES, Split, SplitName, as_positions, split_digest, thin
 from hamward.errors import ConfigError, DataError
 from hamward.types import DIRECTIONS, Batch, Direction, Modality, modalities_of
@@ -51,7 +52,7 @@ class RetrievalData:
 
     name: str
     images: NDArray[np.uint8]
-    bags: NDArray[np.uint8]
+    bags: NDArray[np.uint8] | SparseBags
     texts: Sequence[str]
     labels: NDArray[np.uint8]
     words: tuple[str, ...]
@@ -70,7 +71,7 @@ class RetrievalData:
             check_values(self)
         for name in ("images", "bags", "labels", "ids", "groups"):
             array = getattr(self, name)
-            if array is not None:
+            if array is not None and not isinstance(array, SparseBags):
                 view = array.view()
                 view.flags.writeable = False
                 object.__setattr__(self, name, view)
@@ -124,7 +125,7 @@ class RetrievalData:
         """sha256 over which ids are in which split."""
         return split_digest(self.split, self.ids)
 
-    def array(self, modality: Modality) -> NDArray[np.uint8]:
+    def array(self, modality: Modality) -> NDArray[np.uint8] | SparseBags:
         """Return all items of a modality as stored: `images` or `bags`."""
         return self.images if modality == "image" else self.bags
 
@@ -322,7 +323,7 @@ def content_digest(
 
 
 def _digest(data: RetrievalData) -> str:
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, NDArray[Any] | SparseBags]
     arrays = {"images": data.images, "bags": data.bags, "labels": data.labels, "ids": data.ids}
     arrays |= {name: data.split[name] for name in SPLIT_NAMES}
     return content_digest(
@@ -331,6 +332,6 @@ def _digest(data: RetrievalData) -> str:
     )
 
 
-def _buffers(array: NDArray[Any]) -> Iterator[Any]:
+def _buffers(array: NDArray[Any] | SparseBags) -> Iterator[Any]:
     for start in range(0, len(array), 1024):  # a memory-mapped array stays on disk
         yield np.ascontiguousarray(array[start : start + 1024]).data
