@@ -50,7 +50,7 @@ def main() -> None:
                     u.square().mean().backward()
                     optimizer.step()  # noqa: B023
 
-        config = FitConfig(epochs=1, batch_size=arguments.batch, image_rate=1e-5, text_rate=1e-5)
+        config = FitConfig(epochs=2, batch_size=arguments.batch, image_rate=1e-5, text_rate=1e-5)
         times: dict[str, list[float]] = {"bare": [], "fit": []}
         for turn in range(arguments.repeats + 1):
             start = time.perf_counter()
@@ -65,12 +65,12 @@ def main() -> None:
             fit(model, DCMH(), data, config=config, score=score)
             if turn:  # the first turn warms up
                 times["bare"].append(middle - start)
-                times["fit"].append(seconds[0])
+                times["fit"].append(seconds[1] - seconds[0])
         ours, theirs = statistics.median(times["fit"]), statistics.median(times["bare"])
         rate = 2 * steps * arguments.batch
         print(
             f"{network}: bare {rate / theirs:.0f} items/s, fit {rate / ours:.0f} items/s "
-            f"(its start, which encodes all items once, included): {theirs / ours:.2f} of bare"
+            f"(data loading included, an epoch after the first): {theirs / ours:.2f} of bare"
         )
 
 
