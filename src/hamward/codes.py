@@ -6,7 +6,10 @@ from torch import Tensor
 
 from hamward.errors import ShapeError
 
-__all__ = ["binarize", "hamming_distance", "pack", "unpack"]
+__all__ = ["SATURATION", "binarize", "hamming_distance", "pack", "unpack"]
+
+SATURATION = 9.011
+"""Magnitude of a logit beyond which 1 - tanh(u)^2 is exactly 0 in float32."""
 
 
 def binarize(logits: Float[Tensor, "n k"]) -> Int8[Tensor, "n k"]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import write_atomically, write_json
-from hamward.codes import binarize
+from hamward.codes import SATURATION, binarize
 from hamward.data import RetrievalData
 from hamward.evaluation.scoring import counts_of
 from hamward.metrics import (
@@ -24,8 +24,6 @@ from hamward.models import HashModel, frozen
 from hamward.types import Modality, modalities_of
 
 __all__ = ["card_markdown", "code_statistics", "model_card", "write_card"]
-
-_SATURATED = 9.011  # 1 - tanh(u)^2 is exactly 0 in float32 beyond
 
 
 def code_statistics(logits: Float[Tensor, "n k"]) -> dict[str, float]:
@@ -46,7 +44,7 @@ def code_statistics(logits: Float[Tensor, "n k"]) -> dict[str, float]:
         "constant_bits": int((rarer < 0.01).sum()),
         "distinct": float((counts == 1).sum() / max(len(codes), 1)),
         "mean_abs_logit": float(logits.abs().mean()),
-        "saturated": float((logits.abs() > _SATURATED).double().mean()),
+        "saturated": float((logits.abs() > SATURATION).double().mean()),
     }
 
 

@@ -16,9 +16,10 @@ from hamward.attacks import (
     encode_items,
     own_code_goal,
 )
+from hamward.codes import SATURATION
 from hamward.data import RetrievalData
 from hamward.evaluation.results import CLEAN, Flag, Row
-from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.scoring import counts_of, searched_modality
 from hamward.losses import auto_temperature
 from hamward.metrics import DistanceCounts, chance_map, mean_average_precision
 from hamward.models import HashModel, Victim
@@ -61,7 +62,6 @@ _LIMITS = {
     "not-converged": 0.01,
     "bounded-optimum": 0.02,
 }
-_FLOAT32_SATURATION = 9.011  # 1 - tanh(u)^2 is exactly 0 beyond
 
 
 def row_flags(rows: tuple[Row, ...], attacks: Mapping[str, Attack | TrainableAttack]) -> list[Flag]:
@@ -153,13 +153,12 @@ def probe_flags(
         positions = few.positions("query", modality)
         x = few.inputs(modality, positions).to(next(model.parameters()))
         made += _gradients(name, model, modality, x)
-        others = [m for m in model.modalities if m != modality]
         probe = _Probe(
             name=name,
             model=model,
             data=few,
             modality=modality,
-            searched=codes[f"database/{(others or [modality])[0]}"],
+            searched=codes[f"database/{searched_modality(model.modalities, modality)}"],
             seed=seed,
         )
         for attack_name, attack in attacks.items():
@@ -179,7 +178,7 @@ def _gradients(name: str, model: HashModel, modality: Modality, x: Tensor) -> li
         again = victim.logits(modality, leaf.detach())
         anchor = torch.where(logits.detach() >= 0, 1.0, -1.0)
         (gradient,) = torch.autograd.grad(auto_temperature(logits, anchor).sum(), leaf)
-    saturated = float((logits.detach().abs() > _FLOAT32_SATURATION).double().mean())
+    saturated = float((logits.detach().abs() > SATURATION).double().mean())
     without = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
     differs = float((again != logits.detach()).any(1).double().mean())
     return [

@@ -29,7 +29,7 @@ from hamward.evaluation.pictures import (
     write_pictures,
 )
 from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
-from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.scoring import counts_of, searched_modality
 from hamward.metrics import (
     DistanceCounts,
     average_precision,
@@ -303,8 +303,7 @@ class _Scorer:
 
     def searched(self, modality: Modality) -> Tensor:
         """Return the database codes that queries of a modality are compared with."""
-        others = [m for m in self.model.modalities if m != modality]
-        return self.codes[f"database/{(others or [modality])[0]}"]
+        return self.codes[f"database/{searched_modality(self.model.modalities, modality)}"]
 
     def _directions(self) -> list[Direction]:
         known = self.model.modalities

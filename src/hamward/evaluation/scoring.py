@@ -1,6 +1,6 @@
 """From codes to numbers, and the validation scores that choose an epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from hamward.metrics import (
 from hamward.models import HashModel, Victim
 from hamward.types import Modality
 
-__all__ = ["counts_of", "robust_validation_scores", "validation_scores"]
+__all__ = ["counts_of", "robust_validation_scores", "searched_modality", "validation_scores"]
 
 _OTHER: dict[Modality, Modality] = {"image": "text", "text": "image"}
 
@@ -55,6 +55,11 @@ def counts_of(
         query_labels=data.label(query) if query_labels is None else query_labels,
         database_labels=data.label(database),
     )
+
+
+def searched_modality(known: Container[Modality], asking: Modality) -> Modality:
+    """Return what queries of a modality are compared with: the other one, where there is one."""
+    return _OTHER[asking] if _OTHER[asking] in known else asking
 
 
 def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]:
@@ -139,7 +144,7 @@ def _across(
     """Return the cross-modal MAP of validation codes against the training items."""
     scores = {}
     for modality, query_codes in codes.items():
-        answering = _OTHER[modality] if _OTHER[modality] in train else modality
+        answering = searched_modality(train, modality)
         counts = counts_of(
             data,
             query_codes,
