@@ -133,8 +133,7 @@ def fit(
         TrainingError: the loss is no longer finite; the last good checkpoint stays.
         ArtifactError: the checkpoint is damaged or of another model.
     """
-    device = next(model.parameters()).device
-    positions = data.split.train
+    device, positions = next(model.parameters()).device, data.split.train
     config.check(len(positions))
     with seeded(config.seed, "objective"):
         objective.start(model, data, positions)
