@@ -95,7 +95,11 @@ def train(
     seed: int | None = None,
     seeds: Annotated[
         tuple[int, ...] | None,
-        Parameter(help="Train once a seed, e.g. --seeds 0 1 2; mean and spread.", negative=()),
+        Parameter(
+            help="Train once a seed, e.g. --seeds 0 1 2; mean and spread.",
+            negative=(),
+            consume_multiple=True,
+        ),
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,
