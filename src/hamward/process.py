@@ -1,10 +1,10 @@
-"""Two settings without which training on a CPU wastes most of its time."""
+"""This process: two settings that save most of its time, and its place among others."""
 
 import ctypes
 import os
 import platform
 
-__all__ = ["tune_process"]
+__all__ = ["placed", "tune_process"]
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -36,3 +36,16 @@ def tune_process() -> bool:
         and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         and libc.mallopt(_ARENA_MAX, 1)
     )
+
+
+def placed() -> tuple[int, int, int]:
+    """Return this process's rank, the number of ranks, and how many of them this host has.
+
+    A launcher (torchrun) says it in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; without one this is
+    rank 0 of 1.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    if not all(name in os.environ for name in names[:2]):
+        return 0, 1, 1
+    rank, size, local = (int(os.environ.get(name, "1")) for name in names)
+    return rank, size, local

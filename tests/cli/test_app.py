@@ -1,6 +1,7 @@
 """The command line in process: what it prints, refuses and leaves behind."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,39 @@ def test_resume_continues_the_same_run_only(
     assert run(TRAIN, "--out", str(tmp_path / "killed"), "--resume")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["train dcmh --seeds 0 1", "attack own-code --victim VICTIM", "evaluate VICTIM", "demo"],
+)
+def test_only_one_training_runs_in_several_processes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(words, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "(rank 1): error: 2 processes were started: only train and harden run in several" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_share_the_threads_of_a_host_and_the_first_speaks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hamward.cli.parameters import prepare
+    from hamward.progress import NoProgress, PlainProgress
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    try:
+        for rank, kind in ((0, PlainProgress), (1, NoProgress)):
+            monkeypatch.setenv("RANK", str(rank))
+            assert type(prepare(None, "plain", shared=True)) is kind
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_the_command_line_overrides_the_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
@@ -234,6 +268,12 @@ def test_help_answers_without_torch(words: list[str]) -> None:
     )
     assert "HEAVY []" in done.stdout
     assert "hamward" in done.stdout or "0." in done.stdout
+
+
+def test_the_package_is_a_command_too() -> None:
+    words = [sys.executable, "-m", "hamward", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout) and done.stderr == ""
 
 
 def test_importing_the_package_is_light_and_quiet(tmp_path: Path) -> None:

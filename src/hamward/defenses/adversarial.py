@@ -17,7 +17,7 @@ from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.registry import Registry
-from hamward.training import Objective, Phase, Step
+from hamward.training import ALONE, Objective, Phase, Ranks, Step
 from hamward.types import MODALITIES, Modality
 
 __all__ = [
@@ -159,13 +159,15 @@ class AdversarialObjective:
     def _adversarial(self, model: HashModel, modality: Modality, step: Step) -> Tensor:
         refresh, x = self.config.refresh, step.items[modality]
         if refresh == 1:
-            return self._craft(model, modality, x, rows=step.rows, ids=step.ids, epoch=step.epoch)
+            return self._craft(
+                model, modality, x, rows=step.rows, ids=step.ids, epoch=step.epoch, ranks=step.ranks
+            )
         round_ = 0 if refresh == 0 else (step.epoch - 1) // refresh
         if self.buffers.get(f"round/{modality}") != round_:
-            self._craft_all(model, modality, epoch=round_)
+            self._craft_all(model, modality, epoch=round_, ranks=step.ranks)
         return self.buffers[f"cache/{modality}"][step.rows].to(x.dtype)
 
-    def _craft_all(self, model: HashModel, modality: Modality, *, epoch: int) -> None:
+    def _craft_all(self, model: HashModel, modality: Modality, *, epoch: int, ranks: Ranks) -> None:
         """Craft the samples of a round, all against the model as it is now."""
         if self.source is None:
             raise ConfigError("start() must come before loss()")
@@ -176,7 +178,8 @@ class AdversarialObjective:
             chosen = positions[rows.cpu().numpy()]
             x = data.inputs(modality, chosen, device=device)
             ids = torch.tensor(data.ids[chosen], device=device)
-            made.append(self._craft(model, modality, x, rows=rows, ids=ids, epoch=epoch).half())
+            crafted = self._craft(model, modality, x, rows=rows, ids=ids, epoch=epoch, ranks=ranks)
+            made.append(crafted.half())
         self.buffers[f"cache/{modality}"] = torch.cat(made)
         self.buffers[f"round/{modality}"] = torch.tensor(epoch)
 
@@ -189,7 +192,12 @@ class AdversarialObjective:
         rows: Tensor,
         ids: Tensor,
         epoch: int,
+        ranks: Ranks,
     ) -> Tensor:
+        """Craft a batch: each rank its share, since attacks treat items one by one."""
+        if len(x) % ranks.size:  # an uneven rest: every rank all of it
+            ranks = ALONE
+        x, rows, ids = (ranks.share(part) for part in (x, rows, ids))
         victim = Victim(model=model, low_precision=True)
         goal = Goal(
             modality=modality,
@@ -197,7 +205,7 @@ class AdversarialObjective:
             label=self.labels[rows] if self.labels.shape[1] else None,
             references=self._references(model, epoch),
         )
-        return self.attack(victim, x, goal, ids=ids, seed=self.seed * 100_003 + epoch)
+        return ranks.gather(self.attack(victim, x, goal, ids=ids, seed=self.seed * 100_003 + epoch))
 
     def _references(self, model: HashModel, epoch: int) -> References | None:
         """Return evenly spaced training items: as the base remembers them, or encoded anew."""
