@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SPEC, make_model
 
-from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
+from hamward.artifacts import read_json, write_json, write_tensors
 from hamward.attacks import FittedUniversal, RandomNoise, Universal, own_code_goal
 from hamward.data import RetrievalData, Split
 from hamward.errors import ArtifactError, ConfigError, ShapeError

@@ -1,6 +1,6 @@
 """k-occurrence and ranks by hand, and against every order of the tied items."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def naive(query: Tensor, database: Tensor, k: int) -> tuple[np.ndarray, np.ndarr
         orders = [
             order
             for order in permutations(range(len(database)))
-            if all(distances[a] <= distances[b] for a, b in zip(order, order[1:], strict=False))
+            if all(distances[a] <= distances[b] for a, b in pairwise(order))
         ]
         for order in orders:
             for place, item in enumerate(order):

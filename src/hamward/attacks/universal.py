@@ -16,6 +16,7 @@ from hamward.attacks.cmla import CMLA, cmla_loss
 from hamward.attacks.craft import own_code_goal
 from hamward.attacks.generative import load_parts, save_parts
 from hamward.attacks.own_code import OwnCode
+from hamward.attacks.stepping import sign_steps
 from hamward.config import from_mapping, to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, ShapeError
@@ -156,8 +157,8 @@ class Universal:
     Differs: there the loss is a classifier's cross-entropy, clipped because one item alone can
         make it arbitrarily large; here it is one of three losses on codes, read through
         tanh(u / median |u|) so that no rescaling of the logits can hide it. All three are bounded
-        above, `own-code` by 1, the others by 0, so the default clip binds for `own-code` alone:
-        items with most bits flipped stop pulling. `cmla` is J_inter + J_intra without the
+        above, `own-code` by 1, the others by 0, so the default clip can bind for `own-code` alone
+        (for items with three bits of four flipped; on openclipart27 it never did). `cmla` is J_inter + J_intra without the
         distance term. Items without words or labels that the loss needs do not pull.
 
     Attributes:
@@ -247,7 +248,7 @@ class Universal:
                 value = loss(logits, rows.to(weight.device)).clamp_max(self.clip).mean()
                 (gradient,) = torch.autograd.grad(value, delta)
                 size = self.step_size * eps * (1 - 0.8 * step / max(len(batches) - 1, 1))
-                delta = (delta.detach() + size * gradient.sign()).clamp(-eps, eps)
+                delta = (delta.detach() + sign_steps(size)(gradient, step)).clamp(-eps, eps)
         return FittedUniversal(
             options=self, modality=modality, code_length=victim.code_length, delta=delta
         )

@@ -9,11 +9,16 @@ from cyclopts import App, CycloptsError, Parameter
 from hamward import __version__
 from hamward.cli.data_app import data_app
 from hamward.cli.parameters import (
+    Audience,
     ConfigFile,
     Diagnose,
+    ItemLabel,
+    Items,
+    ListLength,
     Options,
     Out,
     Resume,
+    Role,
     Set,
     Show,
     TargetProtocol,
@@ -191,6 +196,11 @@ def attack(
     out: Out,
     modality: Literal["image", "text", "both"] = "both",
     queries: Annotated[int | None, Parameter(help="Attack fewer queries (faster).")] = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -205,7 +215,7 @@ def attack(
     **options: Options,
 ) -> None:
     """Attack one victim with one method, e.g. `hamward attack cmla --victim runs/victim ...`."""
-    from hamward.cli.settings import attack_options, unique_names
+    from hamward.cli.settings import attack_options, candidate_options, unique_names
 
     _evaluate(
         victims=unique_names([victim]),
@@ -213,6 +223,9 @@ def attack(
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -238,6 +251,11 @@ def evaluate(
         str | None, Parameter(help="Victim (folder name) whose items are sent to the others too.")
     ] = None,
     queries: int | None = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -249,7 +267,7 @@ def evaluate(
     progress: Show = "auto",
 ) -> None:
     """Score victims, clean and under attacks, each crafted against the victim itself."""
-    from hamward.cli.settings import attack_words, unique_names
+    from hamward.cli.settings import attack_words, candidate_options, unique_names
 
     _evaluate(
         victims=unique_names(victims),
@@ -257,6 +275,9 @@ def evaluate(
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -306,6 +327,7 @@ def _evaluate(
     out: Path,
     modality: str,
     queries: int | None,
+    candidates: dict[str, Any] | None,
     target_protocol: str,
     seed: int,
     batch_size: int,
@@ -326,6 +348,7 @@ def _evaluate(
         "attacks": attacks,
         "modalities": ["image", "text"] if modality == "both" else [modality],
         "queries": queries,
+        "candidates": candidates,
         "target_protocol": target_protocol,
         "seed": seed,
         "batch_size": batch_size,

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import write_tensors
@@ -20,6 +22,7 @@ from hamward.attacks import (
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
+from hamward.evaluation.candidates import Candidates, hubness_of
 from hamward.evaluation.crafting import Job, Made, adversarial_file
 from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
 from hamward.evaluation.pictures import (
@@ -62,6 +65,7 @@ def evaluate(
     diagnose: bool = False,
     pictures: bool = False,
     transforms: tuple[str, ...] = (),
+    candidates: Candidates | None = None,
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> Evaluation:
@@ -85,29 +89,34 @@ def evaluate(
             docs/diagnostics.md.
         pictures: Write adversarial pictures as PNG into `folder`, and score what is read back.
         transforms: Forms in which pictures are scored besides: "jpeg-75" and the like.
+        candidates: Attack these database items instead of the queries: every row then has the MAP
+            of clean queries, before (clean) or after these items were replaced.
         progress: Watches.
         folder: Where codes and adversarial items go; finished ones found there are used.
 
     Raises:
         ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
-            attacked modalities.
+            attacked modalities, or the candidates do not fit the data or an attack.
         ShapeError: a victim does not fit the data.
     """
-    if not victims:
-        raise ConfigError("there are no victims to evaluate")
-    if transfer_from is not None and transfer_from not in victims:
-        raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
-    for name, model in victims.items():
-        _check_fit(name, model, data)
-        _check_attackable(name, model, attacks, modalities)
+    _check(victims, data, attacks, modalities=modalities, transfer_from=transfer_from)
     for transform in transforms:
         check_transform(transform)
+    if candidates is not None:
+        candidates.check(data, attacks)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
     flags: list[Flag] = []
     crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
-        scorer = _Scorer(name=name, model=model, data=data, seed=seed, transforms=transforms)
+        scorer = _Scorer(
+            name=name,
+            model=model,
+            data=data,
+            seed=seed,
+            transforms=transforms,
+            candidates=candidates,
+        )
         rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
             for modality in _attackable(attack, model, modalities):
@@ -123,6 +132,7 @@ def evaluate(
                     seed=seed,
                     batch_size=batch_size,
                     low_precision=low_precision,
+                    candidates=candidates,
                 )
                 crafted[name, attack_name, modality] = job.run(folder, progress=progress)
                 sources = [name]
@@ -153,9 +163,13 @@ def evaluate(
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
     found = tuple(row for name in victims for row, _ in rows[name])
     order = list(victims)
-    flags += row_flags(found, attacks)
+    if candidates is None:  # a few items of many move MAP too little to compare rows by it
+        flags += row_flags(found, attacks)
+    protocol = _protocol(victims, data, attacks, target_protocol=target_protocol, seed=seed)
+    if candidates is not None:
+        protocol["candidates"] = to_mapping(candidates)
     return Evaluation(
-        protocol=_protocol(victims, data, attacks, target_protocol=target_protocol, seed=seed),
+        protocol=protocol,
         rows=found,
         curves=tuple(curve for name in victims for _, curve in rows[name]),
         flags=tuple(sorted(flags, key=lambda f: (order.index(f.victim), f.id, f.subject))),
@@ -170,6 +184,23 @@ def _attackable(
     attack: Attack | TrainableAttack, model: HashModel, modalities: tuple[Modality, ...]
 ) -> list[Modality]:
     return [m for m in modalities if m in model.modalities and m in attack.modalities]
+
+
+def _check(
+    victims: Mapping[str, HashModel],
+    data: RetrievalData,
+    attacks: Mapping[str, Attack | TrainableAttack],
+    *,
+    modalities: tuple[Modality, ...],
+    transfer_from: str | None,
+) -> None:
+    if not victims:
+        raise ConfigError("there are no victims to evaluate")
+    if transfer_from is not None and transfer_from not in victims:
+        raise ConfigError(f"transfer_from must be one of {list(victims)}, got {transfer_from!r}")
+    for name, model in victims.items():
+        _check_fit(name, model, data)
+        _check_attackable(name, model, attacks, modalities)
 
 
 def _check_attackable(
@@ -242,6 +273,7 @@ class _Scorer:
     data: RetrievalData
     seed: int
     transforms: tuple[str, ...] = ()
+    candidates: Candidates | None = None
     codes: dict[str, Tensor] = field(default_factory=dict)
     chances: dict[str, float] = field(default_factory=dict)
 
@@ -254,8 +286,7 @@ class _Scorer:
                 self.model, self.data, modality, self.data.split.database
             )
         for direction in self._directions():
-            modality = modalities_of(direction)[0]
-            yield self._row(direction, self.codes[f"query/{modality}"], attack=CLEAN)
+            yield self._row(direction, attack=CLEAN)
 
     def attacked(
         self,
@@ -266,9 +297,9 @@ class _Scorer:
         crafted_on: str,
         pictures: Path | None = None,
     ) -> Iterator[tuple[Row, Curve]]:
-        """Score adversarial items in the directions that start from their modality."""
+        """Score adversarial items in the directions that start from (or lead to) their modality."""
         modality, crafted = made.crafted.modality, made.crafted
-        x = self.data.inputs(modality, self.data.positions("query", modality))
+        x = self.data.inputs(modality, self._attacked(modality))
         budget = attack.budget(modality)
         forms = {"as typed" if budget.norm == "edits" else "feature-space": crafted.x_adv}
         if modality == "image":
@@ -284,7 +315,7 @@ class _Scorer:
                 self.codes[f"adversarial/{attack_name}/{crafted_on}/{modality}"] = codes
             distortion = measure(items, x)
             for direction in self._directions():
-                if modalities_of(direction)[0] != modality:
+                if modalities_of(direction)[self.candidates is not None] != modality:
                     continue
                 yield self._row(
                     direction,
@@ -309,10 +340,15 @@ class _Scorer:
         known = self.model.modalities
         return [d for d in self.data.directions if set(modalities_of(d)) <= set(known)]
 
+    def _attacked(self, modality: Modality) -> NDArray[np.int64]:
+        if self.candidates is None:
+            return self.data.positions("query", modality)
+        return self.candidates.choose(self.data, seed=self.seed)
+
     def _row(
         self,
         direction: Direction,
-        codes: Tensor,
+        codes: Tensor | None = None,
         *,
         attack: str,
         crafted_on: str | None = None,
@@ -325,16 +361,35 @@ class _Scorer:
         submissions: int = 0,
         target_label: Tensor | None = None,
     ) -> tuple[Row, Curve]:
+        """Score a direction with the codes of attacked queries or candidates in their places."""
         asking, answering = modalities_of(direction)
         query, database = self.data.positions("query", asking), self.data.split.database
-        counts = counts_of(
-            self.data, codes, self.codes[f"database/{answering}"], query=query, database=database
-        )
+        asked, known = self.codes[f"query/{asking}"], self.codes[f"database/{answering}"]
+        flips, chosen = 0.0, None
+        if self.candidates is None and codes is not None:
+            flips, asked = _differing(codes, asked), codes
+        elif self.candidates is not None:
+            chosen = self._attacked(answering)
+            rows = torch.from_numpy(np.searchsorted(database, chosen))
+            if codes is not None:
+                flips, known = _differing(codes, known[rows]), known.index_copy(0, rows, codes)
+        counts = counts_of(self.data, asked, known, query=query, database=database)
         score = mean_average_precision(counts)
         low, high = bootstrap_interval(average_precision(counts), seed=self.seed)
         if direction not in self.chances:
             self.chances[direction] = chance_map(counts).value
-        targeted = None if target_label is None else self._reached(codes, direction, target_label)
+        targeted = None if target_label is None else self._reached(asked, direction, target_label)
+        hubness = None
+        if self.candidates is not None and chosen is not None:
+            hubness = hubness_of(
+                counts,
+                asked,
+                known,
+                candidates=self.candidates,
+                data=self.data,
+                query=query,
+                chosen=chosen,
+            )
         row = Row(
             victim=self.name,
             attack=attack,
@@ -349,7 +404,7 @@ class _Scorer:
             optimistic=score.optimistic,
             pessimistic=score.pessimistic,
             chance=self.chances[direction],
-            flips=float(((codes >= 0) != (self.codes[f"query/{asking}"] >= 0)).float().mean()),
+            flips=flips,
             rms=rms,
             linf=linf,
             queries=score.queries,
@@ -357,6 +412,8 @@ class _Scorer:
             submissions=submissions,
             target_map=None if targeted is None else mean_average_precision(targeted).value,
             target_chance=None if targeted is None else chance_map(targeted).value,
+            role=self.candidates.role if self.candidates else "query",
+            hubness=hubness,
         )
         return row, _curve(counts)
 
@@ -371,6 +428,10 @@ class _Scorer:
             database=self.data.split.database,
             query_labels=target_label,
         )
+
+
+def _differing(codes: Tensor, clean: Tensor) -> float:
+    return float(((codes >= 0) != (clean >= 0)).float().mean())
 
 
 def _curve(counts: DistanceCounts) -> Curve:

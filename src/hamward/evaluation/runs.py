@@ -201,6 +201,7 @@ def evaluate_run(
         diagnose=config.diagnose,
         pictures=config.pictures,
         transforms=config.transforms,
+        candidates=config.candidates,
         progress=progress,
         folder=out,
     )
