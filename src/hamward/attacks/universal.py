@@ -158,8 +158,9 @@ class Universal:
         make it arbitrarily large; here it is one of three losses on codes, read through
         tanh(u / median |u|) so that no rescaling of the logits can hide it. All three are bounded
         above, `own-code` by 1, the others by 0, so the default clip can bind for `own-code` alone
-        (for items with three bits of four flipped; on openclipart27 it never did). `cmla` is J_inter + J_intra without the
-        distance term. Items without words or labels that the loss needs do not pull.
+        (for items with three bits of four flipped; on openclipart27 it never did). `cmla` is
+        J_inter + J_intra without the distance term. Items without words or labels that the loss
+        needs do not pull.
 
     Attributes:
         eps: Image radius in [0, 1].
