@@ -185,6 +185,8 @@ def evaluate_run(
     assert data is not None
     if config.queries is not None:
         data = data.limit(queries=config.queries)
+    if config.candidates is not None:
+        config.candidates.check(data, attacks)
     run = RunFolder(out)
     run.start("evaluation", to_mapping(config), resume=resume)
     if run.done:
