@@ -135,6 +135,29 @@ def test_mistakes_end_with_two_a_sentence_and_nothing_left(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_database_items_are_attacked_and_reported(run: Run, tmp_path: Path, victim: Path) -> None:
+    base = ("--victim", str(victim), "--out", str(tmp_path / "out"), "--progress", "none")
+    for words, message in (
+        ("attack hag --role candidate --items 5", "hag cannot attack items in the role 'candid"),
+        ("attack own-code --role hub --items 73", "count must be at most 72"),
+        (
+            "attack own-code --role hub --items 5 --audience rd",
+            "unknown label 'rd': did you mean 'red'",
+        ),
+        ("attack own-code --items 5 --list-length 3", "--items, --list-length: for --role cand"),
+    ):
+        code, _, err = run(words, *base)
+        assert code == 2 and message in " ".join(err.split())
+        assert not (tmp_path / "out").exists()
+    words = "attack infonce --role candidate --items 5 --item-label red --list-length 3 --steps 1"
+    code, out, err = run(words, *base, "--references", "16", "--no-diagnose")
+    assert code == 0, err
+    assert "N_3" in out and "5 of them perturbed (role candidate)" in out
+    code, out, err = run("report --progress none", str(tmp_path / "out"))
+    assert code == 0, err
+    assert "5 items of the database were attacked" in Path(out.split()[-1]).read_text()
+
+
 def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path, victim: Path) -> None:
     weights = victim / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])

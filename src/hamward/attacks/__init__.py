@@ -20,6 +20,7 @@ from hamward.attacks import (
     tag_edits,
     tha,
     transfer,
+    universal,
 )
 from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
@@ -27,6 +28,7 @@ from hamward.attacks.base import (
     Attack,
     Goal,
     References,
+    Role,
     TrainableAttack,
     ascend,
     check_steps,
@@ -59,6 +61,7 @@ from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_wo
 from hamward.attacks.targets import TargetProtocol, choose_targets
 from hamward.attacks.tha import THA
 from hamward.attacks.transfer import Transfer
+from hamward.attacks.universal import FittedUniversal, Universal
 
 __all__ = [
     "Strongest",
@@ -88,6 +91,7 @@ __all__ = [
     "ProSGAN",
     "RandomNoise",
     "References",
+    "Role",
     "TagEdits",
     "TagEditsByCodes",
     "TargetProtocol",
@@ -98,6 +102,8 @@ __all__ = [
     "SDHATargeted",
     "TrainableAttack",
     "Transfer",
+    "Universal",
+    "FittedUniversal",
     "aach",
     "ascend",
     "cgat",
@@ -121,6 +127,7 @@ __all__ = [
     "round_to_grid",
     "square",
     "transfer",
+    "universal",
     "tag_edits",
     "saat",
     "sdha",

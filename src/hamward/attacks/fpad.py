@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, class_prototypes
-from hamward.attacks.base import ATTACKS, Goal
+from hamward.attacks.base import ATTACKS, Goal, Role
 from hamward.attacks.budget import Budget
 from hamward.attacks.stepping import Form, check_options, pursue, sign_steps
 from hamward.codes import binarize
@@ -123,6 +123,7 @@ class FPAD:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = True
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate")
 
     eps: float = 8 / 255
     text_eps: float = 0.05

@@ -1,14 +1,14 @@
 """RoCMR's attack: raise the contrastive loss of an item as a query, as a candidate, or both."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, relevance
-from hamward.attacks.base import ATTACKS, Goal, References
+from hamward.attacks.base import ATTACKS, Goal, References, Role
 from hamward.attacks.budget import Budget
 from hamward.attacks.stepping import check_options, pursue
 from hamward.codes import binarize
@@ -19,8 +19,6 @@ from hamward.models.victim import Access
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["InfoNCE", "candidate_loss", "query_loss"]
-
-Role = Literal["query", "candidate", "both"]
 
 
 def query_loss(
@@ -103,7 +101,8 @@ class InfoNCE:
         step_size: First step relative to eps.
         random_start: Start at a random point of the ball.
         temperature: Divisor of the cosines.
-        role: The item asks ("query"), is searched ("candidate"), or the mean of both.
+        both: Take the mean of both losses, in which the item asks and in which it is searched,
+            not just that of the goal's role.
         references: Number of sampled references.
         codes: Modality of the references that the item is compared with.
     """
@@ -112,6 +111,7 @@ class InfoNCE:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = True
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate")
 
     eps: float = 8 / 255
     text_eps: float = 0.05
@@ -119,7 +119,7 @@ class InfoNCE:
     step_size: float = 0.4
     random_start: bool = False
     temperature: float = 1.0
-    role: Role = "query"
+    both: bool = False
     references: int = 1024
     codes: CodeSource = "other"
 
@@ -194,7 +194,7 @@ class _Contrast:
             embedding = torch.cat(stack).to(x.dtype)
         similar = relevance(pool.wanted, pool.label).to(x.dtype)
         base = total = count = None
-        if attack.role != "query" and references is not None:
+        if (attack.both or goal.role != "query") and references is not None:
             if not bool(pool.visible.all()):
                 raise ConfigError("the candidate role needs references that all items see")
             rivals = _rivals(references, goal.modality, real_valued=real_valued).to(x.dtype)
@@ -216,7 +216,7 @@ class _Contrast:
     def __call__(self, embedded: Tensor) -> Tensor:
         similarity = _cosine(embedded, self.embedding) / self.attack.temperature
         values = []
-        if self.attack.role != "candidate":
+        if self.attack.both or self.base is None:
             values.append(query_loss(similarity, self.similar, self.visible))
         if self.base is not None and self.total is not None and self.count is not None:
             values.append(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
+from hamward.attacks.base import ATTACKS, Goal, Role, ascend, check_steps
 from hamward.attacks.budget import Budget
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
@@ -47,6 +47,7 @@ class OwnCode:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = False
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")
 
     eps: float = 8 / 255
     text_eps: float = 0.05
@@ -114,6 +115,7 @@ class RandomNoise:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = False
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")
 
     eps: float = 8 / 255
     text_eps: float = 0.05

@@ -10,12 +10,17 @@ from cyclopts import App, CycloptsError, Parameter
 from hamward import __version__
 from hamward.cli.data_app import data_app
 from hamward.cli.parameters import (
+    Audience,
     ConfigFile,
     Diagnose,
+    ItemLabel,
+    Items,
+    ListLength,
     Options,
     Out,
     RankTimeout,
     Resume,
+    Role,
     Set,
     Show,
     TargetProtocol,
@@ -23,7 +28,13 @@ from hamward.cli.parameters import (
     Transforms,
     prepare,
 )
-from hamward.cli.settings import assemble, attack_options, attack_words, unique_names
+from hamward.cli.settings import (
+    assemble,
+    attack_options,
+    attack_words,
+    candidate_options,
+    unique_names,
+)
 from hamward.errors import HamwardError
 from hamward.process import placed
 from hamward.progress import Progress, ProgressKind
@@ -186,6 +197,11 @@ def attack(
     out: Out,
     modality: Literal["image", "text", "both"] = "both",
     queries: Annotated[int | None, Parameter(help="Attack fewer queries (faster).")] = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -206,6 +222,9 @@ def attack(
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -231,6 +250,11 @@ def evaluate(
         str | None, Parameter(help="Victim (folder name) whose items are sent to the others too.")
     ] = None,
     queries: int | None = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -248,6 +272,9 @@ def evaluate(
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -297,6 +324,7 @@ def _evaluate(
     out: Path,
     modality: str,
     queries: int | None,
+    candidates: dict[str, Any] | None,
     target_protocol: str,
     seed: int,
     batch_size: int,
@@ -317,6 +345,7 @@ def _evaluate(
         "attacks": attacks,
         "modalities": ["image", "text"] if modality == "both" else [modality],
         "queries": queries,
+        "candidates": candidates,
         "target_protocol": target_protocol,
         "seed": seed,
         "batch_size": batch_size,

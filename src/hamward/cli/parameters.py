@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from hamward.progress import Progress, ProgressKind, progress_of
 
 __all__ = [
+    "Audience",
     "ConfigFile",
     "Options",
     "Out",
@@ -49,6 +50,17 @@ Transforms = Annotated[
     tuple[str, ...],
     Parameter(help="Score pictures after this, too, e.g. --transform jpeg-75.", negative=()),
 ]
+Role = Annotated[
+    Literal["query", "candidate", "hub"],
+    Parameter(
+        help="What is attacked: queries, database items that shall not be found (candidate), or "
+        "database items that shall be found by as many queries as possible (hub)."
+    ),
+]
+Items = Annotated[int | None, Parameter(help="How many database items are attacked; default 100.")]
+ItemLabel = Annotated[str | None, Parameter(help="Attack database items with this label only.")]
+Audience = Annotated[str | None, Parameter(help="Label of the queries that hubs aim at.")]
+ListLength = Annotated[int | None, Parameter(help="Count who is in the first so many; default 10.")]
 Set = Annotated[
     tuple[str, ...] | None,
     Parameter(name="--set", help="Any configuration key, e.g. --set fit.epochs=3.", negative=()),

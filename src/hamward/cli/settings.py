@@ -8,7 +8,14 @@ from hamward.config import from_text, read_toml
 from hamward.errors import ConfigError
 from hamward.recipes import merged, read_recipe, recipe_names
 
-__all__ = ["assemble", "attack_options", "attack_words", "plain_options", "unique_names"]
+__all__ = [
+    "assemble",
+    "attack_options",
+    "attack_words",
+    "candidate_options",
+    "plain_options",
+    "unique_names",
+]
 
 
 def assemble(
@@ -79,6 +86,22 @@ def attack_options(options: Mapping[str, str]) -> dict[str, Any]:
     if "attack" in options:
         raise ConfigError("unknown key 'attack': the method is named already")
     return plain_options(options)
+
+
+def candidate_options(role: str, **given: Any) -> dict[str, Any] | None:
+    """Return the settings of an attack on database items, None where queries are attacked.
+
+    Raises:
+        ConfigError: something is given that only an attack on database items has.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    if role != "query":
+        return {"role": role, **values}
+    if values:
+        flags = {"count": "--items", "label": "--item-label", "k": "--list-length"}
+        words = ", ".join(flags.get(key, f"--{key}") for key in values)
+        raise ConfigError(f"{words}: for --role candidate or --role hub, got --role query")
+    return None
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Evaluation: from victims and attacks to run folders, tables and reports."""
 
+from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.demo import DemoResult, demo_run
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
 from hamward.evaluation.report import write_report
@@ -20,6 +21,7 @@ from hamward.evaluation.table import markdown_table
 
 __all__ = [
     "CLEAN",
+    "Candidates",
     "Curve",
     "DemoResult",
     "EvaluateConfig",

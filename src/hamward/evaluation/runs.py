@@ -203,6 +203,8 @@ def evaluate_run(
     assert data is not None
     if config.queries is not None:
         data = data.limit(queries=config.queries)
+    if config.candidates is not None:
+        config.candidates.check(data, attacks)
     run = RunFolder(out)
     run.start("evaluation", to_mapping(config), resume=resume)
     if run.done:
@@ -219,6 +221,7 @@ def evaluate_run(
         diagnose=config.diagnose,
         pictures=config.pictures,
         transforms=config.transforms,
+        candidates=config.candidates,
         progress=progress,
         folder=out,
     )
