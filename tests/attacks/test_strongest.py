@@ -126,8 +126,8 @@ def test_no_query_is_better_off_than_under_any_member_alone(
     moved = 0
     for number in range(count):
 
-        def only(self: Any, *given: Any, number: int = number) -> Iterator[Any]:
-            members = list(every(self, *given))
+        def only(self: Any, others: Any, *, targeted: bool, number: int = number) -> Iterator[Any]:
+            members = list(every(self, others, targeted=targeted))
             assert len(members) == count, "each member is looked at"
             start = getattr(getattr(members[number], "args", [None])[0], "start", "clean")
             return iter([] if start == "best" else [members[number]])

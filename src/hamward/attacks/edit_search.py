@@ -1,6 +1,6 @@
 """Search for the best few edits of bags of words: greedy, beam and exhaustive, all in batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -172,7 +172,7 @@ def search_of(
     ids: Tensor,
     *,
     budget: Budget,
-    words: tuple[int, ...] | None = None,
+    words: Collection[int] | None = None,
     beam: int = 1,
     candidates: int | None = None,
 ) -> EditSearch:

@@ -149,7 +149,7 @@ def aims_of(goal: Goal, pool: Pool, *, targeted: bool, seed: int) -> dict[str, A
 
 def _nearest(
     anchor: Int8[Tensor, "n k"], prototypes: Int8[Tensor, "c k"], allowed: Bool[Tensor, "n c"]
-) -> list[Tensor]:
+) -> Int8[Tensor, "p n k"]:
     """Return the allowed prototypes nearest to each clean code; the complement where none is."""
     distance = hamming_distance(anchor, prototypes).double()
     values, order = torch.where(allowed, distance, torch.inf).sort(dim=1, stable=True)
@@ -157,7 +157,7 @@ def _nearest(
     for place in (min(i, len(prototypes) - 1) for i in range(_NEAREST)):
         found = torch.isfinite(values[:, place, None])
         made.append(torch.where(found, prototypes[order[:, place]], -anchor))
-    return made
+    return torch.stack(made)
 
 
 def _ranking(pool: Pool, sign: float) -> Loss:

@@ -152,14 +152,13 @@ class _Ensemble:
             bound=worth.bound(),
             aims=aims_of(goal, pool, targeted=self.targeted, seed=seed),
         )
-        skipped = _UNTARGETED_ONLY if self.targeted else ()
-        others = [
-            OnSurrogate(model=model, attack=self._on_surrogate(goal.modality), name=name)
+        others = {
+            name: OnSurrogate(model=model, attack=self._on_surrogate(goal.modality), name=name)
             for name, model in surrogates.items()
-        ]
+        }
         reached = worth(goal.anchor, torch.arange(len(x), device=x.device))
         with victim.attacked():
-            for member in batch.members(skipped, others):
+            for member in batch.members(others, targeted=self.targeted):
                 rows = torch.nonzero(reached < batch.bound - 1e-9)[:, 0]
                 if not len(rows):
                     break
@@ -262,13 +261,13 @@ class _Batch:
     bound: Float64[Tensor, " n"]
     aims: dict[str, Aim]
 
-    def members(self, skipped: tuple[str, ...], others: list[OnSurrogate]) -> Iterator[Member]:
-        edited = self.budget.norm == "edits"
-        if edited:
+    def members(self, others: dict[str, OnSurrogate], *, targeted: bool) -> Iterator[Member]:
+        skipped = _UNTARGETED_ONLY if targeted else ()
+        if self.budget.norm == "edits":
             yield from (partial(self.search, name) for name in _SEARCHES if name not in skipped)
         else:
             yield from (partial(self.climb, run) for run in _RUNS if run.aim not in skipped)
-        yield from (partial(self.transfer, other) for other in others)
+        yield from (partial(self.transfer, other) for other in others.values())
         if self.budget.norm == "linf":
             yield self.squares
 
