@@ -15,6 +15,7 @@ from hamward.process import tune_process
 tune_process()
 
 from hamward.attacks import ATTACKS  # noqa: E402
+from hamward.cli.settings import attack_words  # noqa: E402
 from hamward.evaluation import EvaluateConfig, evaluate_run  # noqa: E402
 from hamward.evaluation.table import flag_lines  # noqa: E402
 from hamward.progress import progress_of  # noqa: E402
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("victim", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--queries", type=int)
-    parser.add_argument("--attacks", nargs="+")
+    parser.add_argument("--attacks", nargs="+", help="NAME or NAME:KEY=VALUE,...")
     parser.add_argument("--modality", choices=["image", "text"], action="append")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
     made = evaluate_run(
         EvaluateConfig(
             victims={arguments.victim.name: str(arguments.victim)},
-            attacks={name: {} for name in names},
+            attacks=attack_words(names),
             modalities=tuple(arguments.modality or ("image", "text")),
             queries=arguments.queries,
             diagnose=False,

@@ -255,6 +255,8 @@ def test_lists_show_methods_and_options(run: Run) -> None:
     assert "attack cmla" in out and "defense cmla" in out, "one name, two kinds"
     assert "--text-learning-rate" in out and "10/255" in out and "--refresh" in out
     assert "Differs:" in out, "the reader learns what is not as published"
+    code, out, _ = run("list saat")
+    assert code == 0 and "eps: Image radius in [0, 1]." in out, "shared options are described"
 
 
 def test_data_are_listed_and_described(run: Run, tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks.base import Goal
+from hamward.attacks.base import Attack, Goal
 from hamward.attacks.budget import Budget
-from hamward.attacks.own_code import OwnCode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError
@@ -146,11 +145,11 @@ def clean_goal(surrogate: HashModel, x: Tensor, modality: Modality) -> Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OnSurrogate:
-    """Own-code PGD on a model of the attacker's own; the victim is asked nothing.
+    """An attack on the clean code, run on a model of the attacker's own: nobody else is asked.
 
     Attributes:
         model: The surrogate; its code length may differ from the victim's.
-        attack: What runs on it.
+        attack: What runs on it: own-code PGD, or edits of words.
         name: For messages.
     """
 
@@ -160,7 +159,7 @@ class OnSurrogate:
     needs_references: ClassVar[bool] = False
 
     model: HashModel = field(repr=False)
-    attack: OwnCode
+    attack: Attack
     name: str
 
     def budget(self, modality: Modality) -> Budget:

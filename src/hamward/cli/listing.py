@@ -115,7 +115,9 @@ def _show_methods(console: Console, kind: str, table: Mapping[str, Entry[Any]]) 
 
 def _show_method(console: Console, label: str, entry: Entry[Any]) -> None:
     console.print(f"[bold]{label}[/bold]: {entry.summary}\n{entry.citation}; {entry.threat}\n")
-    console.print(inspect.getdoc(entry.make) or "", markup=False, highlight=False)
+    shared = filter(dataclasses.is_dataclass, getattr(entry.make, "__mro__", ())[1:])
+    for described in (entry.make, *shared):
+        console.print(inspect.getdoc(described) or "", "\n", markup=False, highlight=False)
     table = Table("option", "type", "default", title="options")
     for name, parameter in inspect.signature(entry.make).parameters.items():
         if name in ("base", "seed"):

@@ -58,6 +58,8 @@ def plain_options(options: Mapping[str, str]) -> dict[str, Any]:
 def attack_words(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read `name:key=value,key=value` into configured attacks with distinct names.
 
+    A value may be a list: `tag-edits:words=3,4,beam=2`.
+
     Raises:
         ConfigError: a word is malformed or given twice.
     """
@@ -67,9 +69,12 @@ def attack_words(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         values: dict[str, str] = {}
         for part in filter(None, rest.split(",")):
             key, equals, value = part.partition("=")
-            if not equals:
+            if equals:
+                values[key.strip()] = value.strip()
+            elif values:  # one more of the list before it
+                values[next(reversed(values))] += f",{part.strip()}"
+            else:
                 raise ConfigError(f"--attack takes NAME:KEY=VALUE,..., got {word!r}")
-            values[key.strip()] = value.strip()
         label = f"{name}@{rest}" if rest else name
         if label in attacks:
             raise ConfigError(f"--attack {word!r} is given twice")
