@@ -39,7 +39,7 @@ from hamward.metrics import (
     precision_at,
     precision_recall_curve,
 )
-from hamward.models import HashModel
+from hamward.models import HashModel, Victim
 from hamward.progress import SILENT, Progress
 from hamward.types import Direction, Modality, modalities_of
 
@@ -91,6 +91,7 @@ def evaluate(
     Raises:
         ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
             attacked modalities.
+        AccessError: an attack needs more than a victim can grant.
         ShapeError: a victim does not fit the data.
     """
     if not victims:
@@ -183,6 +184,9 @@ def _check_attackable(
             f"victim {name!r} has no {' or '.join(modalities)} encoder to attack: it encodes "
             f"{' and '.join(model.modalities)} only"
         )
+    for attack_name, attack in attacks.items():
+        if _attackable(attack, model, modalities):
+            Victim(model=model).require(attack.access, f"{attack_name} on {name!r}")
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
