@@ -8,6 +8,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
 from hamward.cli.data_app import data_app
+from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
     ConfigFile,
     Diagnose,
@@ -34,6 +35,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() says how to go on
 )
 app.command(data_app)
+app.command(export)
+app.command(import_, name="import")
 
 
 @app.command
