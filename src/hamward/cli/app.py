@@ -295,11 +295,22 @@ def list_(
         str | None,
         Parameter(help="attacks, defenses, victims, data, or one method's name for its options."),
     ] = None,
+    *,
+    published: Annotated[
+        bool, Parameter(negative=(), help="Show the victims' published clean MAPs, too.")
+    ] = False,
+    runs: Annotated[
+        tuple[Path, ...],
+        Parameter(negative=(), help="Victims' run folders, or folders of some: ours beside them."),
+    ] = (),
 ) -> None:
-    """List methods with citation, threat model and the access they need."""
+    """List methods with citation, threat model and the access they need.
+
+    A victim's name shows its published MAPs; `--runs runs` puts ours on the same data beside them.
+    """
     from hamward.cli.listing import show
 
-    show(what)
+    show(what, published=published, runs=runs)
 
 
 def _evaluate(
