@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
 from hamward.cli.data_app import data_app
+from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
     Audience,
     ConfigFile,
@@ -49,6 +50,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() says how to go on
 )
 app.command(data_app)
+app.command(export)
+app.command(import_, name="import")
 
 
 @app.command
@@ -310,11 +313,22 @@ def list_(
         str | None,
         Parameter(help="attacks, defenses, victims, data, or one method's name for its options."),
     ] = None,
+    *,
+    published: Annotated[
+        bool, Parameter(negative=(), help="Show the victims' published clean MAPs, too.")
+    ] = False,
+    runs: Annotated[
+        tuple[Path, ...],
+        Parameter(negative=(), help="Victims' run folders, or folders of some: ours beside them."),
+    ] = (),
 ) -> None:
-    """List methods with citation, threat model and the access they need."""
+    """List methods with citation, threat model and the access they need.
+
+    A victim's name shows its published MAPs; `--runs runs` puts ours on the same data beside them.
+    """
     from hamward.cli.listing import show
 
-    show(what)
+    show(what, published=published, runs=runs)
 
 
 def _evaluate(

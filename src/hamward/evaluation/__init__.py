@@ -3,6 +3,14 @@
 from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.demo import DemoResult, demo_run
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
+from hamward.evaluation.exporting import (
+    ExportConfig,
+    ImportConfig,
+    Parity,
+    export_onnx,
+    export_run,
+    import_run,
+)
 from hamward.evaluation.report import write_report
 from hamward.evaluation.runs import (
     EvaluateConfig,
@@ -26,14 +34,20 @@ __all__ = [
     "DemoResult",
     "EvaluateConfig",
     "Evaluation",
+    "ExportConfig",
     "HardenConfig",
+    "ImportConfig",
     "ModelConfig",
+    "Parity",
     "Row",
     "TrainConfig",
     "demo_run",
     "evaluate",
     "evaluate_run",
+    "export_onnx",
+    "export_run",
     "harden_run",
+    "import_run",
     "load_victim",
     "make_attack",
     "markdown_table",

@@ -153,6 +153,9 @@ def probe_flags(
     for modality in modalities:
         positions = few.positions("query", modality)
         x = few.inputs(modality, positions).to(next(model.parameters()))
+        if model.access != "gradients":
+            made += _repeats(name, model, modality, x)
+            continue
         made += _gradients(name, model, modality, x)
         probe = _Probe(
             name=name,
@@ -187,6 +190,13 @@ def _gradients(name: str, model: HashModel, modality: Modality, x: Tensor) -> li
         *_over("zero-gradient", name, modality, without),
         *_over("random-victim", name, modality, differs),
     ]
+
+
+def _repeats(name: str, model: HashModel, modality: Modality, x: Tensor) -> list[Flag]:
+    """Ask a victim without gradients the same twice; no other probe can be made of it."""
+    first, again = (encode_items(model, modality, x) for _ in range(2))
+    differs = float((first != again).any(1).double().mean())
+    return _over("random-victim", name, modality, differs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
 from hamward.evaluation.pictures import check_transform
 from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
 from hamward.evaluation.scorer import Scorer
-from hamward.models import HashModel
+from hamward.models import HashModel, Victim
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality, modalities_of
 
@@ -69,6 +69,7 @@ def evaluate(
     Raises:
         ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
             attacked modalities, or the candidates do not fit the data or an attack.
+        AccessError: an attack needs more than a victim can grant.
         ShapeError: a victim does not fit the data.
     """
     _check(victims, data, attacks, modalities=modalities, transfer_from=transfer_from)
@@ -186,6 +187,9 @@ def _check_attackable(
             f"victim {name!r} has no {' or '.join(modalities)} encoder to attack: it encodes "
             f"{' and '.join(model.modalities)} only"
         )
+    for attack_name, attack in attacks.items():
+        if _attackable(attack, model, modalities):
+            Victim(model=model).require(attack.access, f"{attack_name} on {name!r}")
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:

@@ -40,8 +40,10 @@ __all__ = [
     "HardenConfig",
     "ModelConfig",
     "TrainConfig",
+    "data_of",
     "evaluate_run",
     "harden_run",
+    "items_digest",
     "load_victim",
     "make_attack",
     "report_run",
@@ -103,7 +105,7 @@ def train_run(
         "data": config.data,
         "data_options": config.data_options,
         "data_digest": data.digest,
-        "items_digest": _items_digest(data),
+        "items_digest": items_digest(data),
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
         "weights": Path(weights).name,
@@ -144,11 +146,13 @@ def harden_run(
     entry = DEFENSES[config.defense]
     victim = Path(config.victim)
     model, facts = load_victim(victim)
+    if model.access != "gradients":
+        raise ConfigError(f"{victim}: made of ONNX files, which cannot be trained further")
     base = call_with(OBJECTIVES[facts["method"]].make, facts["options"], path="options.")
     objective = call_with(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
-    data = _data_of(facts, victim)
+    data = data_of(facts, victim)
     _check_trainable(config.fit, data, base, model.spec, method=facts["method"], ranks=ranks)
 
     def score(m: HashModel) -> Mapping[str, float]:
@@ -193,7 +197,7 @@ def evaluate_run(
     first = next(iter(config.victims.values()))
     for name, folder in config.victims.items():
         model, facts = load_victim(Path(folder))
-        own = _data_of(facts, Path(folder)) if data is None else data
+        own = data_of(facts, Path(folder)) if data is None else data
         if data is not None and facts["data_digest"] != data.digest:
             raise ArtifactError(
                 f"{folder}: trained on other data ({facts['data']} {facts['data_digest'][:12]}) "
@@ -249,7 +253,7 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
     victims = {name: Path(path) for name, path in config.victims.items()}
     facts = {name: RunFolder(path).require("model") for name, path in victims.items()}
     first = next(iter(victims.values()))
-    data = _data_of(load_victim(first)[1], first)
+    data = data_of(load_victim(first)[1], first)
     if config.queries is not None:
         data = data.limit(queries=config.queries)
     return write_report(
@@ -262,10 +266,12 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
             "environment": info["environment"],
             "written": info["written"],
             "command": info["command"],
-            "training_seconds": {name: round(run["seconds"], 1) for name, run in facts.items()},
+            "training_seconds": {
+                name: round(run["seconds"], 1) for name, run in facts.items() if "seconds" in run
+            },
             "configuration": {name: run["config"] for name, run in facts.items()},
         },
-        histories={name: run["history"] for name, run in facts.items()},
+        histories={name: run["history"] for name, run in facts.items() if "history" in run},
         progress=progress,
     )
 
@@ -297,9 +303,14 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     return model, facts
 
 
-def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
+def data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
+    """Load the data that a victim was trained on.
+
+    Raises:
+        ArtifactError: the data have another vocabulary or split now.
+    """
     data = load_data(facts["data"], **facts["data_options"])
-    if _items_digest(data) != facts["items_digest"]:
+    if items_digest(data) != facts["items_digest"]:
         raise ArtifactError(
             f"{folder}: trained with another vocabulary or split than {facts['data']} has now: "
             "its queries may be among the items it was trained on"
@@ -360,7 +371,7 @@ def _check_trainable(
         check(data, code_length=spec.code_length)
 
 
-def _items_digest(data: RetrievalData) -> str:
+def items_digest(data: RetrievalData) -> str:
     """Return what must not change between training and evaluation: vocabulary and split.
 
     Pixels are left out: another version of the decoder changes some of them by one level.
