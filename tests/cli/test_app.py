@@ -14,7 +14,7 @@ from hamward.cli.app import main
 from hamward.data import RetrievalData
 
 TRAIN = (
-    "train dcmh --image-network small-resnet --code-length 16 --epochs 2 --batch-size 16 "
+    "train dcmh --image-network tiny-resnet --code-length 16 --epochs 2 --batch-size 16 "
     "--set model.text_width=32 --progress none --threads 1"
 )
 
@@ -227,7 +227,7 @@ def test_the_command_line_overrides_the_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
         'data = "tiny"\n[options]\ngamma = 0.5\neta = 0.25\n[fit]\nepochs = 9\nbatch_size = 16\n'
-        '[model]\ncode_length = 8\nimage_network = "small-resnet"\ntext_width = 16\n'
+        '[model]\ncode_length = 8\nimage_network = "tiny-resnet"\ntext_width = 16\n'
     )
     out = tmp_path / "out"
     code, _, err = run(

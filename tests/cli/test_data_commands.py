@@ -41,7 +41,7 @@ def test_a_folder_is_prepared_checked_trained_on_and_attacked(root, tmp_path, ca
     assert '"without_words": 0' in capsys.readouterr().out
     assert run("data", "info", out) == 0
     victim = tmp_path / "victim"
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--out", victim, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments) == 0
     attack = ["--victim", victim, "--queries", "4", "--steps", "1", "--threads", "1"]
@@ -80,7 +80,7 @@ def test_a_victim_is_not_scored_on_another_split(root, tmp_path, capsys):
     out, victim = tmp_path / "set", tmp_path / "victim"
     options = [*OPTIONS, "--image-side", "16", "--threads", "1"]
     run("data", "prepare", "folder", "--root", root, "--out", out, *options)
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--out", victim, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments) == 0
     out.rename(tmp_path / "old")
@@ -145,7 +145,7 @@ def test_captions_alone_are_prepared_and_shown(root, tmp_path, capsys):
     assert run("data", "info", out, "--picture", tmp_path / "sheet.png") == 0
     assert run("data", "check", out, "--threads", "1") == 0
     assert '"relevance": "own pair"' in capsys.readouterr().out
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments, "--out", tmp_path / "victim") == 2
     assert "dcmh learns from labels, and pets has none" in capsys.readouterr().err

@@ -54,7 +54,7 @@ FAST: dict[str, Any] = {
     "references": 24,
     "queries": 24,
     "top_k": 30,
-    "image_network": "small-resnet",
+    "image_network": "tiny-resnet",
     "code_length": 16,
     "epochs": 2,
     "batch_size": 8,

@@ -29,7 +29,7 @@ from hamward.models import HashModel
 from hamward.training import SSAH, FitConfig, Step
 
 FIT = FitConfig(epochs=3, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
-MODEL = ModelConfig(code_length=16, image_network="small-resnet", text_width=32)
+MODEL = ModelConfig(code_length=16, image_network="tiny-resnet", text_width=32)
 TRAIN = TrainConfig(model=MODEL, fit=FIT)
 ATTACKS = {"own-code@4/255": {"eps": "4/255", "steps": 2}, "random-noise": {}}
 
