@@ -103,7 +103,8 @@ class TADCH:
         weights that it tuned for each victim are UNKNOWN; values are defaults of the released
         code. It attacks pictures only, and so does this. Released code: no bound
         (`tadch_published`); here "bounded" by default, without a reconstruction term, and with
-        fewer epochs and smaller widths; what that costs has not been measured. Released code
+        fewer epochs and smaller widths; what that costs has not been measured (see
+        `ProSGAN` for its sibling). Released code
         fits prototypes to image codes
         ("own"); here the retrieved modality's by default. Targets in training are training
         items there and here; in evaluation a database item with its own text there, here a
