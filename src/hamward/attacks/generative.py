@@ -253,9 +253,9 @@ class FittedGenerator:
         file = folder / "attack.safetensors"
         state = read_tensors(file)
         for part, module in (("prototypes", prototypes), ("generator", generator)):
-            own = {k.removeprefix(f"{part}/"): v for k, v in state.items() if k.startswith(part)}
+            own = {k: v for k, v in state.items() if k.startswith(f"{part}/")}
             try:
-                module.load_state_dict(own)
+                module.load_state_dict({k.removeprefix(f"{part}/"): v for k, v in own.items()})
             except RuntimeError as error:
                 message = f"{file}: weights of another {part} network: {error}"
                 raise ArtifactError(message) from error
