@@ -2,7 +2,8 @@
 
     python benchmarks/table_attacks.py runs/demo/undefended --out runs/attacks
 
-Resumes. Attacks whose published settings take thousands of steps are left out unless named.
+Resumes. Attacks whose published settings take thousands of steps are left out unless named. An
+attack may carry options: `--attacks square:queries=500`.
 """
 
 import argparse
@@ -38,11 +39,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    names = arguments.attacks or [n for n in ATTACKS if n not in _LONG]
+    words = arguments.attacks or [n for n in ATTACKS if n not in _LONG]
     made = evaluate_run(
         EvaluateConfig(
             victims={arguments.victim.name: str(arguments.victim)},
-            attacks=attack_words(names),
+            attacks=attack_words(words),
             modalities=tuple(arguments.modality or ("image", "text")),
             queries=arguments.queries,
             diagnose=False,

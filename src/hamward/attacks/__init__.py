@@ -47,16 +47,17 @@ from hamward.attacks.craft import (
 from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.fpad import FPAD
+from hamward.attacks.generative import FittedGenerator
 from hamward.attacks.hag import HAG
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
-from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
+from hamward.attacks.prosgan import ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
 from hamward.attacks.sdha import SDHA, SDHATargeted
 from hamward.attacks.square import Square, SquareList
 from hamward.attacks.strongest import Strongest, StrongestTargeted
-from hamward.attacks.tadch import TADCH, FittedTADCH
+from hamward.attacks.tadch import TADCH
 from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
 from hamward.attacks.tha import THA
@@ -83,8 +84,7 @@ __all__ = [
     "CgAT",
     "Crafted",
     "Distortion",
-    "FittedProSGAN",
-    "FittedTADCH",
+    "FittedGenerator",
     "Goal",
     "Knockoff",
     "OwnCode",
