@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 
-from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.attacks.base import Goal
 from hamward.attacks.budget import Budget
+from hamward.attacks.fitted import read_fitted, write_fitted
 from hamward.attacks.generator_training import (
     Condition,
     GeneratorRecipe,
@@ -215,9 +215,12 @@ class FittedGenerator:
         """Write the attack as attack.safetensors and attack.json."""
         parts = {"prototypes": self.prototypes, "generator": self.generator}
         state = {f"{part}/{k}": v for part, m in parts.items() for k, v in m.state_dict().items()}
-        write_tensors(folder / "attack.safetensors", state)
-        facts = {"options": to_mapping(self.options), "made": to_mapping(self.made)}
-        write_json(folder / "attack.json", {"attack": self.options.name, "eps": self.eps, **facts})
+        facts = {
+            "options": to_mapping(self.options),
+            "made": to_mapping(self.made),
+            "eps": self.eps,
+        }
+        write_fitted(folder, name=self.options.name, facts=facts, tensors=state)
 
     @classmethod
     def load(cls, folder: Path, kind: type[Any]) -> "FittedGenerator":
@@ -230,12 +233,7 @@ class FittedGenerator:
         Raises:
             ArtifactError: missing or damaged files, or another attack.
         """
-        file = folder / "attack.json"
-        facts = read_json(file)
-        if facts.get("attack") != kind.name:
-            raise ArtifactError(
-                f"{file}: holds the attack {facts.get('attack')!r}, expected {kind.name!r}"
-            )
+        facts, state = read_fitted(folder, name=kind.name)
         try:
             options = from_mapping(kind, facts["options"], path="options.")
             made = from_mapping(Made, facts["made"], path="made.")
@@ -249,14 +247,13 @@ class FittedGenerator:
                 eps=facts["eps"],
             )
         except (ConfigError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{file}: {error}") from error
-        file = folder / "attack.safetensors"
-        state = read_tensors(file)
+            raise ArtifactError(f"{folder / 'attack.json'}: {error}") from error
         for part, module in (("prototypes", prototypes), ("generator", generator)):
             own = {k: v for k, v in state.items() if k.startswith(f"{part}/")}
             try:
                 module.load_state_dict({k.removeprefix(f"{part}/"): v for k, v in own.items()})
             except RuntimeError as error:
+                file = folder / "attack.safetensors"
                 message = f"{file}: weights of another {part} network: {error}"
                 raise ArtifactError(message) from error
             module.requires_grad_(False).eval()

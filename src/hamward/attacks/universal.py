@@ -1,9 +1,9 @@
 """Universal perturbation: one noise, learned once, added to every item."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,7 @@ from hamward.attacks.base import ATTACKS, Attack, Goal, Role
 from hamward.attacks.budget import Budget
 from hamward.attacks.cmla import CMLA, cmla_loss
 from hamward.attacks.craft import own_code_goal
-from hamward.attacks.generative import load_parts, save_parts
+from hamward.attacks.fitted import read_fitted, write_fitted
 from hamward.attacks.own_code import OwnCode
 from hamward.attacks.stepping import sign_steps
 from hamward.config import from_mapping, to_mapping
@@ -89,7 +89,7 @@ class FittedUniversal:
 
     def save(self, folder: Path) -> None:
         """Write the perturbation as attack.safetensors and attack.json."""
-        save_parts(
+        write_fitted(
             folder,
             name="universal",
             facts={
@@ -98,7 +98,6 @@ class FittedUniversal:
                 "code_length": self.code_length,
                 "shape": list(self.delta.shape),
             },
-            modules={},
             tensors={"delta": self.delta},
         )
 
@@ -110,29 +109,30 @@ class FittedUniversal:
             ArtifactError: missing or damaged files, another attack, or a perturbation that is
                 not of the recorded shape, not finite, or outside its budget.
         """
-        made: dict[str, Universal] = {}
-
-        def build(facts: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
-            made["options"] = from_mapping(Universal, facts["options"], path="options.")
-            for key in ("modality", "code_length", "shape"):
-                facts[key]
-            return {}
-
-        facts, _, tensors = load_parts(folder, name="universal", build=build, tensors=("delta",))
-        delta, options = tensors["delta"], made["options"]
+        facts, tensors = read_fitted(folder, name="universal")
+        try:
+            options = from_mapping(Universal, facts["options"], path="options.")
+            modality, code_length, shape = (
+                facts[key] for key in ("modality", "code_length", "shape")
+            )
+        except (ConfigError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{folder / 'attack.json'}: {error}") from error
         file = folder / "attack.safetensors"
-        if list(delta.shape) != facts["shape"] or not delta.is_floating_point():
+        if "delta" not in tensors:
+            raise ArtifactError(f"{file}: holds no delta")
+        delta = tensors["delta"]
+        if list(delta.shape) != shape or not delta.is_floating_point():
             raise ArtifactError(
-                f"{file}: delta must be floating point of shape {facts['shape']}, got "
+                f"{file}: delta must be floating point of shape {shape}, got "
                 f"{delta.dtype} {list(delta.shape)}"
             )
-        eps = options.budget(facts["modality"]).eps
+        eps = options.budget(modality).eps
         if not bool((delta.abs() <= eps * (1 + 1e-6)).all()):  # NaN fails, too
             raise ArtifactError(f"{file}: delta leaves its budget of {eps:g} or is not finite")
         return cls(
             options=options,
-            modality=facts["modality"],
-            code_length=facts["code_length"],
+            modality=modality,
+            code_length=code_length,
             delta=delta,
         )
 
