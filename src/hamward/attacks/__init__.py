@@ -8,6 +8,7 @@ from hamward.attacks import (
     eqb2a,
     fpad,
     hag,
+    hotflip,
     infonce,
     knockoff,
     own_code,
@@ -36,9 +37,11 @@ from hamward.attacks.cgat import CgAT
 from hamward.attacks.cmla import CMLA
 from hamward.attacks.craft import (
     Crafted,
+    attacked_items,
     craft,
     encode,
     encode_items,
+    moved_texts,
     own_code_goal,
     reference_codes,
 )
@@ -46,6 +49,7 @@ from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.fpad import FPAD
 from hamward.attacks.hag import HAG
+from hamward.attacks.hotflip import HotFlip, HotFlipTargeted
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
@@ -83,6 +87,8 @@ __all__ = [
     "FittedProSGAN",
     "FittedTADCH",
     "Goal",
+    "HotFlip",
+    "HotFlipTargeted",
     "Knockoff",
     "OwnCode",
     "ProSGAN",
@@ -100,6 +106,7 @@ __all__ = [
     "Transfer",
     "aach",
     "ascend",
+    "attacked_items",
     "cgat",
     "check_steps",
     "choose_targets",
@@ -112,8 +119,10 @@ __all__ = [
     "knockoff",
     "fpad",
     "hag",
+    "hotflip",
     "infonce",
     "measure",
+    "moved_texts",
     "own_code",
     "own_code_goal",
     "positions_of_words",

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from hamward.attacks.base import Goal
 from hamward.attacks.budget import Budget
+from hamward.losses import auto_temperature
 from hamward.random import item_uniform
 
-__all__ = ["EditSearch"]
+__all__ = ["EditSearch", "bits_served", "in_chunks", "pull"]
 
 _CHUNK = 2048
+_GRID = 1 << 16
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(rows of the items, texts) -> (m,) float64: bits that serve the goal, and a fraction below 1
@@ -83,7 +86,7 @@ class EditSearch:
         words = torch.arange(x.shape[1], device=x.device)
         keys = (item_uniform(words, (1,), seed=0, stream="edits")[:, 0] * 2**53).long()
         rows = torch.arange(len(x), device=x.device)
-        best, reached = x.clone(), _in_chunks(score, rows, x)
+        best, reached = x.clone(), in_chunks(score, rows, x)
         beam = _Beam(
             rows=rows,
             texts=x[:, None],
@@ -118,7 +121,7 @@ class EditSearch:
 
         scores = torch.full(edits.shape, -torch.inf, dtype=torch.float64, device=edits.device)
         made = torch.arange(len(item), device=item.device)
-        scores[valid] = _in_chunks(scored, beam.rows[item], made)
+        scores[valid] = in_chunks(scored, beam.rows[item], made)
         flat = scores.flatten(1)
         priority = flat.clone()
         each = torch.arange(len(flat), device=flat.device)
@@ -152,7 +155,7 @@ class EditSearch:
         values = torch.zeros(legal.shape, dtype=torch.float64, device=legal.device)
         if count < legal.shape[2]:
             rows = beam.rows[:, None].expand_as(beam.alive)[beam.alive]
-            ranked = _in_chunks(lambda r, t: rank(r, t, step), rows, beam.texts[beam.alive])
+            ranked = in_chunks(lambda r, t: rank(r, t, step), rows, beam.texts[beam.alive])
             values[beam.alive] = ranked.double()
         values = values.masked_fill(~legal, -torch.inf)
         return values.argsort(dim=2, descending=True, stable=True)[:, :, :count]
@@ -172,7 +175,23 @@ def _first_of_equals(names: Int64[Tensor, "m p"]) -> Bool[Tensor, "m p"]:
     return torch.zeros_like(first).scatter(1, places, first)
 
 
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, of: Tensor) -> Tensor:
+def pull(goal: Goal, logits: Float[Tensor, "m k"]) -> Float[Tensor, " m"]:
+    """Return the loss whose gradient ranks edits: larger serves the goal."""
+    sign = 1.0 if goal.toward else -1.0
+    return sign * auto_temperature(logits, goal.anchor)
+
+
+def bits_served(goal: Goal, logits: Float[Tensor, "m k"]) -> Float64[Tensor, " m"]:
+    """Return how many bits serve the goal, and a fraction below 1, by `pull`, for equals.
+
+    The fraction lies on a coarse grid, so that rounding in another batch decides nothing.
+    """
+    soft = 0.5 + pull(goal, logits).double() / (2 * logits.shape[1])
+    soft = (soft * _GRID).floor().clamp(0, _GRID - 1) / _GRID
+    return goal.flips(logits) + soft
+
+
+def in_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, of: Tensor) -> Tensor:
     """Call a function of rows and what belongs to them on so many at a time."""
     parts = zip(torch.split(rows, _CHUNK), torch.split(of, _CHUNK), strict=True)
     return torch.cat([function(r, part) for r, part in parts])

@@ -18,7 +18,15 @@ from hamward.attacks.own_code import OwnCode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError
-from hamward.models import HashModel, ModelSpec, Victim, build_hash_model, frozen, save_model
+from hamward.models import (
+    HashModel,
+    ModelSpec,
+    Victim,
+    build_hash_model,
+    frozen,
+    read_by,
+    save_model,
+)
 from hamward.models.victim import Access
 from hamward.progress import Progress
 from hamward.random import permutation
@@ -116,6 +124,7 @@ def train_surrogate(
 
     There is nothing to choose an epoch by: the victim is not asked again.
     """
+    data = read_by(model, data)
     seen = dataclasses.replace(data, split=dataclasses.replace(data.split, train=positions))
     epochs = iter(range(1, config.epochs + 1))
     fit(
@@ -262,6 +271,7 @@ def places(lists: Tensor, size: int) -> Tensor:
 
 def relaxed_database(model: HashModel, data: RetrievalData, modality: Modality) -> Tensor:
     """Return a surrogate's relaxed codes of the database, float32, on the CPU, (n, K)."""
+    data = read_by(model, data)
     chunks = np.split(data.split.database, range(128, len(data.split.database), 128))
     device = next(model.parameters()).device
     with torch.no_grad(), frozen(model):

@@ -1,5 +1,6 @@
 """TA-DCH: ProS-GAN for cross-modal victims, where the target is a label and a text."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,8 @@ class TADCH:
         )
         codes, code_labels = training_codes(victim.model, data, modality, self.codes_of)
         labels = data.label(data.split.train).to(weight)
-        texts = data.inputs("text", data.split.train).to(weight)
+        bags = dataclasses.replace(data, text_inputs=None)  # its own networks read these
+        texts = bags.inputs("text", data.split.train).to(weight)
         with seeded(seed, "tadch weights"):
             prototypes, generator = self.networks(made, vocabulary=texts.shape[1])
         prototypes, generator = prototypes.to(weight), generator.to(weight)

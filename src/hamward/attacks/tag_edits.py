@@ -11,17 +11,14 @@ from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
 from hamward.attacks.budget import Budget, check_words
-from hamward.attacks.edit_search import EditSearch
+from hamward.attacks.edit_search import EditSearch, bits_served, pull
 from hamward.errors import ConfigError, unknown_name
-from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.random import item_uniform
 from hamward.types import Modality
 
 __all__ = ["TagEdits", "TagEditsByCodes", "positions_of_words"]
-
-_GRID = 1 << 16
 
 
 def positions_of_words(words: Sequence[str], vocabulary: Sequence[str]) -> tuple[int, ...]:
@@ -119,22 +116,15 @@ class TagEdits:
             beam=self.beam if self.method == "beam" else 1,
             candidates=None if self.method == "exhaustive" else self.candidates,
         )
-        sign = 1.0 if goal.toward else -1.0
         victim = dataclasses.replace(victim, low_precision=False)  # bits are decided here
-
-        def loss(rows: Tensor, logits: Tensor) -> Float[Tensor, " m"]:
-            return sign * auto_temperature(logits, goal.anchor[rows])
 
         def score(rows: Tensor, texts: Tensor) -> Float64[Tensor, " m"]:
             with torch.no_grad():
-                logits = victim.logits("text", texts)
-                soft = 0.5 + loss(rows, logits).double() / (2 * logits.shape[1])
-                soft = (soft * _GRID).floor().clamp(0, _GRID - 1) / _GRID
-                return goal.select(rows).flips(logits) + soft
+                return bits_served(goal.select(rows), victim.logits("text", texts))
 
         def rank(rows: Tensor, texts: Tensor, step: int) -> Float[Tensor, "m d"]:
             leaf = texts.clone().requires_grad_(True)
-            value = loss(rows, victim.logits("text", leaf)).sum()
+            value = pull(goal.select(rows), victim.logits("text", leaf)).sum()
             (gradient,) = torch.autograd.grad(value, leaf)
             return gradient * (1 - 2 * texts)
 
@@ -234,7 +224,7 @@ def _search(
         ConfigError: the budget or a position is larger than the vocabulary.
     """
     budget = options.budget(goal.modality)
-    goal.check(victim, x, ids)
+    goal.check(victim, x, ids, budget=budget)
     check_words(x)
     size, words = x.shape[1], options.words
     if words is not None and max(words) >= size:

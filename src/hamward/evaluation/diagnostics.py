@@ -12,6 +12,7 @@ from hamward.attacks import (
     Attack,
     OwnCode,
     TrainableAttack,
+    attacked_items,
     craft,
     encode_items,
     own_code_goal,
@@ -140,7 +141,7 @@ def probe_flags(
     Args:
         name: Name of the victim.
         model: The victim.
-        data: Queries and database.
+        data: Queries and database, as the victim reads them (`read_by`).
         attacks: Attacks of the evaluation; those with gradients are tried on a scaled copy.
         modalities: Sides that are attacked.
         codes: What the index holds, as "database/image" and "database/text".
@@ -151,7 +152,7 @@ def probe_flags(
     made: list[Flag] = []
     for modality in modalities:
         positions = few.positions("query", modality)
-        x = few.inputs(modality, positions).to(next(model.parameters()))
+        x = model.take(attacked_items(OwnCode(), model, few, modality, positions))
         made += _gradients(name, model, modality, x)
         probe = _Probe(
             name=name,
@@ -226,7 +227,7 @@ class _Probe:
         made = craft(
             attack,
             victim,
-            self.data.inputs(self.modality, positions),
+            attacked_items(attack, model, self.data, self.modality, positions),
             goal,
             ids=torch.tensor(self.data.ids[positions]),
             seed=self.seed,

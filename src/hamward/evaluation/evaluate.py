@@ -13,9 +13,11 @@ from hamward.attacks import (
     Attack,
     TargetProtocol,
     TrainableAttack,
+    attacked_items,
     encode,
     encode_items,
     measure,
+    moved_texts,
 )
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
@@ -39,7 +41,7 @@ from hamward.metrics import (
     precision_at,
     precision_recall_curve,
 )
-from hamward.models import HashModel
+from hamward.models import HashModel, read_by
 from hamward.progress import SILENT, Progress
 from hamward.types import Direction, Modality, modalities_of
 
@@ -100,6 +102,7 @@ def evaluate(
     for name, model in victims.items():
         _check_fit(name, model, data)
         _check_attackable(name, model, attacks, modalities)
+        _check_transfer(name, model, victims.get(transfer_from or name, model), modalities)
     for transform in transforms:
         check_transform(transform)
     rows: dict[str, list[tuple[Row, Curve]]] = {name: [] for name in victims}
@@ -107,7 +110,8 @@ def evaluate(
     crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
-        scorer = _Scorer(name=name, model=model, data=data, seed=seed, transforms=transforms)
+        read = read_by(model, data)
+        scorer = _Scorer(name=name, model=model, data=read, seed=seed, transforms=transforms)
         rows[name].extend(scorer.clean())
         for attack_name, attack in attacks.items():
             for modality in _attackable(attack, model, modalities):
@@ -116,7 +120,7 @@ def evaluate(
                     attack_name=attack_name,
                     attack=attack,
                     model=model,
-                    data=data,
+                    data=read,
                     modality=modality,
                     searched=scorer.searched(modality),
                     target_protocol=target_protocol,
@@ -147,7 +151,7 @@ def evaluate(
             sides = tuple(m for m in modalities if m in model.modalities)
             progress.say(f"{name}: diagnostics")
             flags += probe_flags(
-                name, model, data, attacks, modalities=sides, codes=scorer.codes, seed=seed
+                name, model, read, attacks, modalities=sides, codes=scorer.codes, seed=seed
             )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
@@ -183,6 +187,20 @@ def _check_attackable(
             f"victim {name!r} has no {' or '.join(modalities)} encoder to attack: it encodes "
             f"{' and '.join(model.modalities)} only"
         )
+    for attack in attacks.values():
+        if "text" in _attackable(attack, model, modalities):
+            moved_texts(attack, model)
+
+
+def _check_transfer(
+    name: str, model: HashModel, source: HashModel, modalities: tuple[Modality, ...]
+) -> None:
+    reads = {model.text_format, source.text_format}
+    if model is not source and "text" in modalities and "tokens" in reads:
+        raise ConfigError(
+            f"texts are not transferred to victim {name!r}: what was crafted for one victim of "
+            "tokens is no input of another; set modalities to image"
+        )
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
@@ -191,7 +209,8 @@ def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
             f"victim {name!r} reads {' and '.join(model.modalities)}s only, {data.name} can be "
             f"scored in {', '.join(data.directions)} (relevance is {data.relevance})"
         )
-    if "text" in model.modalities and model.spec.vocabulary != len(data.words):
+    bags = "text" in model.modalities and model.text_format == "bag"
+    if bags and model.spec.vocabulary != len(data.words):
         raise ShapeError(
             f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "
             f"{len(data.words)}: it was trained on another vocabulary"
@@ -268,9 +287,10 @@ class _Scorer:
     ) -> Iterator[tuple[Row, Curve]]:
         """Score adversarial items in the directions that start from their modality."""
         modality, crafted = made.crafted.modality, made.crafted
-        x = self.data.inputs(modality, self.data.positions("query", modality))
+        asking = self.data.positions("query", modality)
+        x = attacked_items(attack, self.model, self.data, modality, asking)
         budget = attack.budget(modality)
-        forms = {"as typed" if budget.norm == "edits" else "feature-space": crafted.x_adv}
+        forms = {"as typed" if budget.typed else "feature-space": crafted.x_adv}
         if modality == "image":
             stored = crafted.stored
             if pictures is not None:

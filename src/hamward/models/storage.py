@@ -1,4 +1,7 @@
-"""Models on disk: weights as safetensors, architecture and vocabulary beside them as JSON."""
+"""Models on disk: weights as safetensors, architecture and vocabulary beside them as JSON.
+
+A text transformer's configuration and tokenizer lie in the folder `text` beside them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +10,11 @@ from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.config import from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.models.hash_model import HashModel, ModelSpec, build_hash_model
+from hamward.models.networks import TEXT_TRANSFORMERS
 
 __all__ = ["load_model", "save_model"]
+
+_TEXT = "text"
 
 
 def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
@@ -24,6 +30,8 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
     """
     if "wrapped" in (model.spec.image_network, model.spec.text_network):
         raise ArtifactError("wrapped models cannot be saved: keep the functions they wrap")
+    if model.text_transformer is not None:
+        model.text_transformer.save_description(folder / _TEXT)
     write_tensors(folder / "model.safetensors", model.state_dict())
     write_json(folder / "model.json", {"spec": to_mapping(model.spec), **facts})
 
@@ -40,7 +48,9 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     facts = read_json(folder / "model.json")
     try:
         spec = from_mapping(ModelSpec, facts.get("spec"), path="spec.")
-        model = build_hash_model(spec, seed=0)  # leaves the global random stream alone
+        text = folder / _TEXT if spec.text_network in TEXT_TRANSFORMERS else None
+        # Leaves the global random stream alone.
+        model = build_hash_model(spec, seed=0, text_folder=text)
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
     state = read_tensors(folder / "model.safetensors")
