@@ -62,8 +62,8 @@ def test_trained_attacked_and_shown(
     moved = dataclasses.replace(config, attacks={"own-code": {"norm": "l2", "text_eps": 0.9}})
     evaluate_run(moved, tmp_path / "moved")
     assert "Feature-space" in report_run(tmp_path / "moved").read_text()
+    wrong = dataclasses.replace(model, text_network="bow-mlp", text_weights="")
     with pytest.raises(ConfigError, match="text_frozen is for minilm and transformer"):
-        wrong = dataclasses.replace(model, text_network="bow-mlp", text_weights="")
         train_run(TrainConfig(model=wrong, fit=fit), tmp_path / "other")
 
 
@@ -79,7 +79,7 @@ def test_diagnosed_and_refused_beside_a_victim_of_bags(
     assert shown == {("bags", "feature-space"), ("tokens", "feature-space")}
     with pytest.raises(ConfigError, match="texts are not transferred"):
         evaluate(both, data, attacks, transfer_from="bags")
-    with pytest.raises(ConfigError, match="TagEdits .* reads tokens"):
+    with pytest.raises(ConfigError, match=r"TagEdits .* reads tokens"):
         evaluate({"tokens": token_model}, data, {"tag-edits": TagEdits()})
-    with pytest.raises(ConfigError, match="HotFlip .* reads bag"):
+    with pytest.raises(ConfigError, match=r"HotFlip .* reads bag"):
         evaluate({"bags": model}, data, {"hotflip": HotFlip()})

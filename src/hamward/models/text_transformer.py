@@ -72,7 +72,8 @@ class Tokens:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
         last = (place * (ids != pad)).amax(1, keepdim=True)
-        return place <= last + (1 if pad == eos else 0)  # CLIP pads with its end token
+        there: Tensor = place <= last + int(pad == eos)  # CLIP pads with its end token
+        return there
 
     def single_words(self, ids: Int64[Tensor, "n l"]) -> Bool[Tensor, "n l"]:
         """Return which positions hold a whole word, so that another may stand in its place.
