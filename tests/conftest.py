@@ -1,7 +1,9 @@
 """Shared by all tests: shapes checked against their annotations, one tiny set, one tiny victim."""
 
 import copy
+import dataclasses
 from functools import partial
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -25,10 +27,11 @@ import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from make_bert import make_bert  # noqa: E402
 
 from hamward.data import RetrievalData, Split  # noqa: E402
 from hamward.evaluation.scoring import validation_scores  # noqa: E402
-from hamward.models import HashModel, ModelSpec, build_hash_model  # noqa: E402
+from hamward.models import HashModel, ModelSpec, build_hash_model, read_by  # noqa: E402
 from hamward.models.networks import IMAGE_NETWORKS, SmallResNet  # noqa: E402
 from hamward.training import DCMH, FitConfig, Phase, Step, fit, modalities_in  # noqa: E402
 
@@ -122,3 +125,27 @@ def model(_trained: HashModel) -> HashModel:
 def model64(_trained: HashModel) -> HashModel:
     """The same victim in float64."""
     return copy.deepcopy(_trained).double()
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny text transformer with random weights."""
+    pytest.importorskip("transformers")
+    return make_bert(tmp_path_factory.mktemp("transformer") / "bert")
+
+
+@pytest.fixture(scope="session")
+def _token_trained(bert: Path, data: RetrievalData, _trained: HashModel) -> HashModel:
+    spec = dataclasses.replace(SPEC, text_network="transformer", text_length=8)
+    model = build_hash_model(spec, seed=0, text_folder=bert, text_pretrained=True)
+    model.encoder("image").load_state_dict(_trained.encoder("image").state_dict())
+    read = read_by(model, data)
+    config = dataclasses.replace(TINY_FIT, epochs=6)
+    fit(model, DCMH(), read, config=config, score=lambda m: validation_scores(m, read))
+    return model
+
+
+@pytest.fixture
+def token_model64(_token_trained: HashModel) -> HashModel:
+    """A victim that reads tokens, in float64, a fresh copy for every test."""
+    return copy.deepcopy(_token_trained).double()

@@ -4,9 +4,22 @@ from typing import Literal, TypedDict, get_args
 
 from torch import Tensor
 
-__all__ = ["DIRECTIONS", "MODALITIES", "Access", "Batch", "Direction", "Modality", "modalities_of"]
+__all__ = [
+    "DIRECTIONS",
+    "MODALITIES",
+    "Access",
+    "Batch",
+    "Direction",
+    "Modality",
+    "TextFormat",
+    "modalities_of",
+]
 
 Modality = Literal["image", "text"]
+TextFormat = Literal["bag", "tokens", "embeddings"]
+"""What a text is to a victim or an attack: a bag of words, float (n, D) in [0, 1]; token ids, int64
+(n, L); or what a victim of tokens makes of them first and gradients reach, float (n, L, E)."""
+
 Direction = Literal["i2t", "t2i", "i2i", "t2t"]
 Access = Literal["ranks", "codes", "gradients"]
 """What a victim grants, weakest first; each includes the ones before it."""
@@ -20,7 +33,7 @@ class Batch(TypedDict):
 
     Keys:
         image: (n, 3, H, W) float in [0, 1].
-        text: (n, D) bag of words, float in {0, 1}.
+        text: (n, D) bag of words, float in {0, 1}; or (n, L) token ids, int64.
         label: (n, C) multi-hot float.
         id: (n,) int64, stable across runs.
     """

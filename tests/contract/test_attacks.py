@@ -1,4 +1,4 @@
-"""What every registered attack must keep, on images and on bags of words.
+"""What every registered attack must keep, on images and on bags of words (or tokens).
 
 Generated from the registry: a new attack is tested without an edit here. One that must see a
 victim first is fitted on the tiny set, once for each configuration, through a victim that grants
@@ -39,7 +39,7 @@ from hamward.errors import (
     ShapeError,
 )
 from hamward.index import HammingIndex
-from hamward.models import HashModel, QueryLedger, Victim, save_model
+from hamward.models import HashModel, QueryLedger, Victim, read_by, save_model
 from hamward.models.victim import Access
 from hamward.types import MODALITIES, Modality
 
@@ -64,6 +64,9 @@ FAST: dict[str, Any] = {
     "insertions": 4,
     "deletions": 1,
     "candidates": 6,
+    "substitutions": 2,
+    "neighbors": 40,
+    "cosine": -1.0,
     "network_steps": 4,
     "decay_epochs": 1,
     "width": 8,
@@ -112,9 +115,14 @@ def only_what_numbers_can_break(request: pytest.FixtureRequest, name: str) -> No
 
 
 def make_scaled(name: str, factor: float) -> Attack | TrainableAttack:
-    edits = {key: round(FAST[key] * factor) for key in ("insertions", "deletions")}
+    words = ("insertions", "deletions", "substitutions")
+    edits = {key: round(FAST[key] * factor) for key in words}
     radii = {"eps": FAST["eps"] * factor, "text_eps": min(FAST["text_eps"] * factor, 1.0)}
     return make(name, **radii, **edits)
+
+
+def in_precision(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 class Scene(NamedTuple):
@@ -179,6 +187,7 @@ def ready(
 
 @pytest.fixture
 def scene(
+    request: pytest.FixtureRequest,
     name: str,
     modality: Modality,
     model64: HashModel,
@@ -188,6 +197,9 @@ def scene(
 ) -> Scene:
     """Eight queries in float64; the goal is what an untargeted evaluation would hand over."""
     options = make(name)
+    if options.budget(modality).norm == "substitutions":  # for victims that read tokens
+        model64 = request.getfixturevalue("token_model64")
+        data = read_by(model64, data)
     attack = ready(options, modality)
     positions = data.positions("query", modality)[:8]
     ids = torch.tensor(data.ids[positions])
@@ -202,7 +214,7 @@ def scene(
         options=options,
         prepare=partial(ready, modality=modality),
         victim=victim,
-        x=data.inputs(modality, positions).double(),
+        x=in_precision(data.inputs(modality, positions), torch.float64),
         goal=goal,
         ids=ids,
     )
@@ -211,16 +223,18 @@ def scene(
 def test_budget_and_range_are_kept(scene: Scene, modality: Modality) -> None:
     x_adv = scene.run()
     budget = scene.attack.budget(modality)
-    delta = (x_adv - scene.x).flatten(1)
+    delta = (x_adv - scene.x).flatten(1).double()
     sizes = {
         "linf": delta.abs().amax(1),
         "l2": delta.norm(dim=1),
         "edits": (delta != 0).sum(1),
+        "substitutions": (delta != 0).sum(1),
     }
     size = sizes[budget.norm]
     assert size.max() <= budget.eps + 1e-9
     assert size.max() > 0, "the attack did nothing"
-    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    if x_adv.is_floating_point():
+        assert x_adv.min() >= 0 and x_adv.max() <= 1
     if budget.one_sided:
         assert delta.min() >= 0
     if budget.norm == "edits":
@@ -230,20 +244,19 @@ def test_budget_and_range_are_kept(scene: Scene, modality: Modality) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shape_and_dtype_are_kept_and_input_unchanged(
-    scene: Scene, model64: HashModel, dtype: torch.dtype
-) -> None:
-    x = scene.x.to(dtype)
+def test_shape_and_dtype_are_kept_and_input_unchanged(scene: Scene, dtype: torch.dtype) -> None:
+    x = in_precision(scene.x, dtype)
     before = x.clone()
-    model64.to(dtype)  # the model of the scene's victim
+    scene.victim.model.to(dtype)
     x_adv = scene.run(x=x)
-    assert x_adv.shape == x.shape and x_adv.dtype == dtype and x_adv.device == x.device
+    assert x_adv.shape == x.shape and x_adv.dtype == x.dtype and x_adv.device == x.device
     assert torch.equal(x, before)
     assert x_adv.data_ptr() != x.data_ptr()
 
 
 def test_output_is_finite_and_detached(scene: Scene) -> None:
-    scene.x.requires_grad_(True)
+    if scene.x.is_floating_point():
+        scene.x.requires_grad_(True)
     x_adv = scene.run()
     assert torch.isfinite(x_adv).all()
     assert not x_adv.requires_grad and x_adv.grad_fn is None
@@ -398,7 +411,7 @@ def test_queries_are_counted_and_the_limit_is_obeyed(
         assert scene.attack.access == "ranks" or isinstance(scene.options, TrainableAttack)
         return
     assert used >= len(scene.x)
-    edits = scene.attack.budget(modality).norm == "edits"  # some items are done earlier
+    edits = scene.attack.budget(modality).typed  # some items are done earlier
     if scene.attack.access == "gradients" and not edits and "strongest" not in name:
         assert used % len(scene.x) == 0
     exact = QueryLedger(limit=used)
@@ -474,6 +487,12 @@ def test_fitting_is_repeatable_counted_and_changes_no_victim(
 
 
 def test_wrong_items_are_refused(scene: Scene, modality: Modality) -> None:
+    if not scene.x.is_floating_point():
+        with pytest.raises(ShapeError, match="must be int64"):
+            scene.run(x=scene.x.double())
+        with pytest.raises(ShapeError, match="must have shape"):
+            scene.run(x=scene.x[:, None])
+        return
     with pytest.raises(ShapeError, match="divide by 255"):
         scene.run(x=scene.x * 255)
     with pytest.raises(ShapeError, match=r"must lie in \[0, 1\]"):

@@ -8,6 +8,7 @@ from hamward.attacks import (
     eqb2a,
     fpad,
     hag,
+    hotflip,
     infonce,
     knockoff,
     own_code,
@@ -38,9 +39,11 @@ from hamward.attacks.cgat import CgAT
 from hamward.attacks.cmla import CMLA
 from hamward.attacks.craft import (
     Crafted,
+    attacked_items,
     craft,
     encode,
     encode_items,
+    moved_texts,
     own_code_goal,
     reference_codes,
 )
@@ -49,6 +52,7 @@ from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.fpad import FPAD
 from hamward.attacks.generative import FittedGenerator
 from hamward.attacks.hag import HAG
+from hamward.attacks.hotflip import HotFlip, HotFlipTargeted
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
@@ -86,6 +90,8 @@ __all__ = [
     "Distortion",
     "FittedGenerator",
     "Goal",
+    "HotFlip",
+    "HotFlipTargeted",
     "Knockoff",
     "OwnCode",
     "ProSGAN",
@@ -106,6 +112,7 @@ __all__ = [
     "FittedUniversal",
     "aach",
     "ascend",
+    "attacked_items",
     "cgat",
     "check_steps",
     "choose_targets",
@@ -118,8 +125,10 @@ __all__ = [
     "knockoff",
     "fpad",
     "hag",
+    "hotflip",
     "infonce",
     "measure",
+    "moved_texts",
     "own_code",
     "own_code_goal",
     "positions_of_words",

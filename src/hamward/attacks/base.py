@@ -16,7 +16,7 @@ from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
 from hamward.registry import Registry
-from hamward.types import Modality
+from hamward.types import Modality, TextFormat
 
 __all__ = [
     "ATTACKS",
@@ -109,14 +109,27 @@ class Goal:
         differing = ((logits >= 0) != (self.anchor > 0)).sum(1)
         return self.anchor.shape[1] - differing if self.toward else differing
 
-    def check(self, victim: Victim, x: Tensor, ids: Tensor) -> None:
+    def check(
+        self, victim: Victim, x: Tensor, ids: Tensor, *, budget: Budget | None = None
+    ) -> None:
         """Refuse a goal that does not fit the victim and the items.
+
+        Args:
+            victim: The victim.
+            x: The items.
+            ids: Their ids.
+            budget: What the attack may do, where that is not to leave a ball around the items.
 
         Raises:
             ShapeError: lengths or code lengths differ, references do not fit, or items are out
                 of range.
+            ConfigError: the victim reads texts that the attack cannot change.
         """
-        check_items(self.modality, x)
+        budget = Budget(eps=0) if budget is None else budget
+        moved: TextFormat = "bag"
+        if self.modality == "text":
+            moved = budget.text_format(victim.model.text_format)
+        check_items(self.modality, x, text=moved)
         if not len(x) == len(ids) == len(self.anchor):
             raise ShapeError(
                 f"items, ids and goal must have one length, got {len(x)}, {len(ids)} and "

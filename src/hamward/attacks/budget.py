@@ -1,5 +1,6 @@
 """How far an adversarial item may be from the clean one, and what can be stored of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from hamward.errors import BudgetError, ShapeError
-from hamward.types import Modality
+from hamward.errors import BudgetError, ConfigError, ShapeError
+from hamward.types import Modality, TextFormat
 
 __all__ = ["Budget", "Distortion", "check_items", "check_words", "measure", "round_to_grid"]
 
-Norm = Literal["linf", "l2", "l0", "patch", "edits"]
+Norm = Literal["linf", "l2", "l0", "patch", "edits", "substitutions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may become of a clean item: a norm ball cut with the box [0, 1], or edits of words.
+    """What may become of a clean item: a norm ball cut with the box [0, 1], or other words.
 
     Norms "l0" and "patch" leave the values of some pixels free: any so many pixels, or one
     square anywhere. A pixel is all of its colors; in a bag of words "l0" counts words.
@@ -27,12 +28,14 @@ class Budget:
     `deletions` ones become zero, so that every result is a text that a person could type. A
     text that has words keeps at least one. `Budget.edits` makes one.
 
+    Norm "substitutions" is for token ids: at most eps of them are replaced by others.
+
     Attributes:
         eps: Radius in [0, 1] units: 8 / 255, never 8. For l2 the norm over all values; for l0
             the number of pixels; for a patch its side in pixels; for edits the number of words,
-            insertions + deletions.
-        norm: "linf", "l2", "l0", "patch" or "edits".
-        one_sided: Allow increases only (the released code of CMLA does); not for edits.
+            insertions + deletions; for substitutions the number of tokens.
+        norm: "linf", "l2", "l0", "patch", "edits" or "substitutions".
+        one_sided: Allow increases only (the released code of CMLA does); not for words.
         insertions: Words that may be put in; for edits only.
         deletions: Words that may be taken out; for edits only.
     """
@@ -54,8 +57,10 @@ class Budget:
             hint = f" (did you mean {self.eps:g}/255?)" if 1 < self.eps <= 255 else ""
             allowed = "in [0, 1]" if self.norm == "linf" else "at least 0"
             raise BudgetError(f"eps must be {allowed}, got {self.eps:g}{hint}")
-        if self.norm in ("l0", "patch") and self.eps % 1:
-            what = "number of pixels" if self.norm == "l0" else "side in pixels"
+        counted = {"l0": "number of pixels", "patch": "side in pixels"}
+        counted["substitutions"] = "number of tokens"
+        if self.norm in counted and self.eps % 1:
+            what = counted[self.norm]
             raise BudgetError(f"eps of norm {self.norm!r} is a {what}, got {self.eps:g}")
         words = self.insertions + self.deletions
         if words != (self.eps if self.norm == "edits" else 0):
@@ -63,14 +68,49 @@ class Budget:
                 f"insertions + deletions must equal eps for norm 'edits' and be 0 for others, got "
                 f"{self.insertions} + {self.deletions}, eps {self.eps:g} and norm {self.norm!r}"
             )
-        if self.norm == "edits" and self.one_sided:
-            raise BudgetError("one_sided is not for edits: set deletions to 0")
+        if self.norm in ("edits", "substitutions") and self.one_sided:
+            hint = ": set deletions to 0" if self.norm == "edits" else ""
+            raise BudgetError(f"one_sided is not for {self.norm}{hint}")
 
     @classmethod
     def edits(cls, *, insertions: int, deletions: int) -> "Budget":
         """Return the budget of so many inserted and deleted words."""
         return cls(
             eps=insertions + deletions, norm="edits", insertions=insertions, deletions=deletions
+        )
+
+    @property
+    def typed(self) -> bool:
+        """Whether a text inside it is one that a person can type."""
+        return self.norm in ("edits", "substitutions")
+
+    def text_format(self, read: TextFormat, *, who: str = "this attack") -> TextFormat:
+        """Return what an attack of this budget moves of the texts of a victim that reads `read`.
+
+        Tokens have no fractions: balls are taken around their embeddings, a feature-space
+        attack.
+
+        Raises:
+            ConfigError: there is nothing that it can move.
+        """
+        moved: dict[Norm, tuple[TextFormat, ...]] = {
+            "linf": ("bag", "embeddings"),
+            "l2": ("bag", "embeddings"),
+            "substitutions": ("tokens",),
+        }
+        chosen = moved.get(self.norm, ("bag",))
+        if read in chosen:
+            return read
+        if read == "tokens" and "embeddings" in chosen:
+            return "embeddings"
+        raise ConfigError(
+            f"{who} has a budget of norm {self.norm!r}, for texts as {chosen[0]}, and the victim "
+            f"reads {read}: "
+            + (
+                "take 'hotflip', or an attack of norm 'linf' or 'l2', which moves embeddings"
+                if read == "tokens"
+                else "'tag-edits' edits bags of words"
+            )
         )
 
     @property
@@ -87,6 +127,9 @@ class Budget:
         """
         if self.norm == "edits":
             return self._project_edits(x_adv, x)
+        if self.norm == "substitutions":  # all are equally far: the first ones stay
+            changed = x_adv != x
+            return torch.where(changed & (changed.cumsum(1) <= self.eps), x_adv, x)
         if self.norm in ("l0", "patch"):
             return self._project_pixels(x_adv, x)
         if self.norm == "linf":
@@ -150,10 +193,12 @@ class Budget:
         """Return the smallest and largest value that the budget and the box allow a value.
 
         Raises:
-            BudgetError: norm "edits", whose texts fill no box.
+            BudgetError: norm "edits" or "substitutions", whose texts fill no box.
         """
-        if self.norm == "edits":
-            raise BudgetError("a budget of edits has no smallest and largest value: texts are 0/1")
+        if self.typed:
+            raise BudgetError(
+                f"a budget of {self.norm} has no smallest and largest value: texts are whole words"
+            )
         if self.norm in ("l0", "patch"):
             return x if self.one_sided else torch.zeros_like(x), torch.ones_like(x)
         low = x if self.one_sided else (x - self.eps).clamp_min(0)
@@ -176,8 +221,9 @@ class Distortion:
 
 
 def measure(x_adv: Tensor, x: Tensor) -> Distortion:
-    """Measure the distortion of each item in [0, 1] units."""
-    delta = (x_adv.double() - x.double()).flatten(1)
+    """Measure the distortion of each item in [0, 1] units; another token is a distance of 1."""
+    numbers = x.is_floating_point()
+    delta = (x_adv.double() - x.double() if numbers else (x_adv != x).double()).flatten(1)
     return Distortion(
         rms=delta.square().mean(1).sqrt(), linf=delta.abs().amax(1), l2=delta.norm(dim=1)
     )
@@ -206,6 +252,13 @@ def round_to_grid(x_adv: Tensor, x: Tensor, budget: Budget | None = None) -> Ten
     return levels.clamp(0, 255) / 255
 
 
+_SHAPES: Mapping[TextFormat, str] = {
+    "bag": "(n, D)",
+    "tokens": "(n, L)",
+    "embeddings": "(n, L, E)",
+}
+
+
 def check_words(x: Tensor) -> None:
     """Refuse bags of words with other values than 0 and 1: no text has a fraction of a word.
 
@@ -220,16 +273,20 @@ def check_words(x: Tensor) -> None:
         )
 
 
-def check_items(modality: Modality, x: Tensor) -> None:
-    """Refuse items outside what victims read.
+def check_items(modality: Modality, x: Tensor, *, text: TextFormat = "bag") -> None:
+    """Refuse items outside what victims read, or attacks move in their place.
 
     Raises:
-        ShapeError: not floating point, not in [0, 1], not finite, or of the wrong rank.
+        ShapeError: not floating point (token ids: not int64), not in [0, 1], not finite, or of
+            the wrong rank.
     """
-    dims = 4 if modality == "image" else 2
-    if x.dim() != dims:
-        wanted = "(n, 3, H, W)" if dims == 4 else "(n, D)"
+    wanted = "(n, 3, H, W)" if modality == "image" else _SHAPES[text]
+    if x.dim() != wanted.count(",") + 1:
         raise ShapeError(f"{modality} items must have shape {wanted}, got {tuple(x.shape)}")
+    if modality == "text" and text == "tokens":
+        if x.dtype != torch.int64:
+            raise ShapeError(f"token ids must be int64, got {x.dtype}")
+        return
     if not x.is_floating_point():
         raise ShapeError(f"{modality} items must be floating point in [0, 1], got {x.dtype}")
     if x.numel() == 0:

@@ -6,23 +6,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float, Int8, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import read_tensors, write_tensors
 from hamward.attacks.anchors import vote
-from hamward.attacks.base import Attack, Goal, References, Role
+from hamward.attacks.base import Attack, Goal, References, Role, TrainableAttack
 from hamward.attacks.budget import round_to_grid
 from hamward.codes import binarize
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError
+from hamward.errors import ArtifactError, ConfigError
 from hamward.models import HashModel, Victim, frozen
 from hamward.progress import SILENT, Progress
 from hamward.random import permutation
-from hamward.types import MODALITIES, Modality
+from hamward.types import MODALITIES, Modality, TextFormat
 
-__all__ = ["Crafted", "craft", "encode", "encode_items", "own_code_goal", "reference_codes"]
+__all__ = [
+    "Crafted",
+    "attacked_items",
+    "craft",
+    "encode",
+    "encode_items",
+    "moved_texts",
+    "own_code_goal",
+    "reference_codes",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +41,56 @@ class Crafted:
     Attributes:
         modality: Of the items.
         ids: Ids of the clean items, (n,).
-        x_adv: As crafted, in floating point.
-        stored: As a file can hold them: images on the 8-bit grid; bags of words as crafted
-            (fractional words exist in feature space only).
+        x_adv: As crafted, in floating point; or token ids.
+        stored: As a file can hold them: images on the 8-bit grid; texts as crafted
+            (fractional words and moved embeddings exist in feature space only).
     """
 
     modality: Modality
     ids: Int64[Tensor, " n"]
-    x_adv: Float[Tensor, "n ..."]
-    stored: Float[Tensor, "n ..."]
+    x_adv: Shaped[Tensor, "n ..."]
+    stored: Shaped[Tensor, "n ..."]
+
+
+def moved_texts(attack: Attack | TrainableAttack, model: HashModel) -> TextFormat:
+    """Return what an attack moves of the texts of this model.
+
+    Raises:
+        ConfigError: it cannot change texts as the model reads them.
+    """
+    name = type(attack).__name__
+    if model.text_format != "bag" and isinstance(attack, TrainableAttack):
+        raise ConfigError(
+            f"{name} learns on bags of words, and the victim reads tokens: attack its pictures "
+            "only (modality image)"
+        )
+    return attack.budget("text").text_format(model.text_format, who=name)
+
+
+def attacked_items(
+    attack: Attack | TrainableAttack,
+    model: HashModel,
+    data: RetrievalData,
+    modality: Modality,
+    positions: NDArray[np.int64],
+) -> Shaped[Tensor, "n ..."]:
+    """Return what an attack moves: pictures, bags of words, token ids or their embeddings.
+
+    Args:
+        attack: The attack.
+        model: The victim's model.
+        data: As the model reads them, see `hamward.models.read_by`.
+        modality: Side that is attacked.
+        positions: The items.
+
+    Raises:
+        ConfigError: the attack cannot change texts as the victim reads them.
+    """
+    x = data.inputs(modality, positions)
+    reader = model.text_transformer
+    if modality == "image" or moved_texts(attack, model) != "embeddings" or reader is None:
+        return x
+    return reader.embeddings(model.take(x)).cpu()
 
 
 def encode(
@@ -69,12 +119,11 @@ def encode_items(
     model: HashModel, modality: Modality, x: Tensor, *, batch_size: int = 128
 ) -> Int8[Tensor, "n k"] | Float[Tensor, "n k"]:
     """Return what an index would hold of these items, on the CPU; see `encode`."""
-    parameter = next(model.parameters())
     real_valued = model.spec.retrieval == "cosine"
     made = []
     with torch.no_grad(), frozen(model):
         for part in torch.split(x, batch_size):
-            logits = model.logits(modality, part.to(parameter))
+            logits = model.logits(modality, model.take(part))
             made.append((logits if real_valued else binarize(logits)).cpu())
     return torch.cat(made)
 
@@ -188,7 +237,7 @@ def craft(
     Args:
         attack: The attack.
         victim: The victim; chunks are moved to its device, results come back.
-        x: Clean items, float in [0, 1].
+        x: Clean items, as `attacked_items` gives them.
         goal: What their codes shall be.
         ids: Item ids.
         seed: Seed of all randomness.

@@ -10,10 +10,11 @@ from torch import Tensor
 from hamward.attacks.base import Goal
 from hamward.attacks.budget import Budget, check_words
 from hamward.errors import ConfigError
+from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.random import item_uniform
 
-__all__ = ["EditSearch", "gradient_rank", "search_of", "served_bits"]
+__all__ = ["EditSearch", "code_loss", "gradient_rank", "in_chunks", "search_of", "served_bits"]
 
 _CHUNK = 2048
 _GRID = 1 << 16
@@ -90,7 +91,7 @@ class EditSearch:
         words = torch.arange(x.shape[1], device=x.device)
         keys = (item_uniform(words, (1,), seed=0, stream="edits")[:, 0] * 2**53).long()
         rows = torch.arange(len(x), device=x.device)
-        best, reached = x.clone(), _in_chunks(score, rows, x)
+        best, reached = x.clone(), in_chunks(score, rows, x)
         beam = _Beam(
             rows=rows,
             texts=x[:, None],
@@ -125,7 +126,7 @@ class EditSearch:
 
         scores = torch.full(edits.shape, -torch.inf, dtype=torch.float64, device=edits.device)
         made = torch.arange(len(item), device=item.device)
-        scores[valid] = _in_chunks(scored, beam.rows[item], made)
+        scores[valid] = in_chunks(scored, beam.rows[item], made)
         flat = scores.flatten(1)
         priority = flat.clone()
         each = torch.arange(len(flat), device=flat.device)
@@ -159,7 +160,7 @@ class EditSearch:
         values = torch.zeros(legal.shape, dtype=torch.float64, device=legal.device)
         if count < legal.shape[2]:
             rows = beam.rows[:, None].expand_as(beam.alive)[beam.alive]
-            ranked = _in_chunks(lambda r, t: rank(r, t, step), rows, beam.texts[beam.alive])
+            ranked = in_chunks(lambda r, t: rank(r, t, step), rows, beam.texts[beam.alive])
             values[beam.alive] = ranked.double()
         values = values.masked_fill(~legal, -torch.inf)
         return values.argsort(dim=2, descending=True, stable=True)[:, :, :count]
@@ -192,7 +193,7 @@ def search_of(
         ConfigError: the budget or a position is larger than the vocabulary.
         ShapeError: items, ids, goal and victim do not fit, or items are no bags of zeros and ones.
     """
-    goal.check(victim, x, ids)
+    goal.check(victim, x, ids, budget=budget)
     check_words(x)
     size = x.shape[1]
     if words is not None and max(words) >= size:
@@ -215,6 +216,16 @@ def search_of(
     )
 
 
+def code_loss(goal: Goal) -> RowLoss:
+    """Return the loss that grows towards a goal's code, or away from it, in (-K, K)."""
+    sign = 1.0 if goal.toward else -1.0
+
+    def loss(rows: Tensor, logits: Tensor) -> Float[Tensor, " m"]:
+        return sign * auto_temperature(logits, goal.anchor[rows])
+
+    return loss
+
+
 def gradient_rank(victim: Victim, loss: RowLoss) -> Rank:
     """Order edits by how much each raises a loss, to first order."""
 
@@ -227,7 +238,10 @@ def gradient_rank(victim: Victim, loss: RowLoss) -> Rank:
 
 
 def served_bits(goal: Goal, loss: RowLoss) -> RowLoss:
-    """Score logits by the bits that serve a goal; among equals a loss in (-K, K) decides."""
+    """Score logits by the bits that serve a goal; among equals a loss in (-K, K) decides.
+
+    The fraction lies on a coarse grid, so that rounding in another batch decides nothing.
+    """
 
     def value(rows: Tensor, logits: Tensor) -> Float64[Tensor, " m"]:
         soft = 0.5 + loss(rows, logits).double() / (2 * logits.shape[1])
@@ -251,7 +265,7 @@ def _first_of_equals(names: Int64[Tensor, "m p"]) -> Bool[Tensor, "m p"]:
     return torch.zeros_like(first).scatter(1, places, first)
 
 
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, of: Tensor) -> Tensor:
+def in_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, of: Tensor) -> Tensor:
     """Call a function of rows and what belongs to them on so many at a time."""
     parts = zip(torch.split(rows, _CHUNK), torch.split(of, _CHUNK), strict=True)
     return torch.cat([function(r, part) for r, part in parts])

@@ -104,7 +104,7 @@ def _move(
 ) -> tuple[Tensor, Tensor]:
     """Return where each item changes and whether upward, both broadcastable to the items."""
     stream = f"square {step}"
-    if len(shape) == 1:  # words have no neighborhood: a random set of them, each with its sign
+    if len(shape) < 3:  # words have no neighborhood: a random set of them, each with its sign
         draws = item_uniform(ids, (2, *shape), seed=seed, stream=stream)
         return (draws[:, 0] < share) | (step == 0), draws[:, 1] < 0.5
     channels, height, width = shape

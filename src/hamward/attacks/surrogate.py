@@ -17,7 +17,15 @@ from hamward.attacks.budget import Budget
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError
-from hamward.models import HashModel, ModelSpec, Victim, build_hash_model, frozen, save_model
+from hamward.models import (
+    HashModel,
+    ModelSpec,
+    Victim,
+    build_hash_model,
+    frozen,
+    read_by,
+    save_model,
+)
 from hamward.models.victim import Access
 from hamward.progress import Progress
 from hamward.random import permutation
@@ -209,11 +217,12 @@ def learn_surrogate(
         seed=seed,
     ).to(next(victim.model.parameters()).device)
     answers = ask(answer, victim, data, modality, positions)
+    seen = read_by(model, data)
     epochs = iter(range(1, config.epochs + 1))
     fit(
         model,
         objective(answers),
-        dataclasses.replace(data, split=dataclasses.replace(data.split, train=positions)),
+        dataclasses.replace(seen, split=dataclasses.replace(seen.split, train=positions)),
         config=dataclasses.replace(config, batch_size=min(config.batch_size, len(positions))),
         score=lambda _: {"select": float(next(epochs))},
         progress=progress,
@@ -354,6 +363,7 @@ def places(lists: Tensor, size: int) -> Tensor:
 
 def relaxed_database(model: HashModel, data: RetrievalData, modality: Modality) -> Tensor:
     """Return a surrogate's relaxed codes of the database, float32, on the CPU, (n, K)."""
+    data = read_by(model, data)
     chunks = np.split(data.split.database, range(128, len(data.split.database), 128))
     device = next(model.parameters()).device
     with torch.no_grad(), frozen(model):

@@ -1,5 +1,6 @@
 """TA-DCH: ProS-GAN for cross-modal victims, where the target is a label and a text."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -182,7 +183,8 @@ class TADCH:
     ) -> tuple[Condition, int]:
         """Train the prototypes; targets are the training items with their texts."""
         labels = data.label(data.split.train).to(code_labels)
-        texts = data.inputs("text", data.split.train).to(code_labels)
+        bags = dataclasses.replace(data, text_inputs=None)  # its own networks read these
+        texts = bags.inputs("text", data.split.train).to(code_labels)
         prototypes.labels.copy_(labels), prototypes.texts.copy_(texts)
         batches = list(_item_batches(len(labels), epochs=self.prototype_epochs, seed=seed))
         train_prototypes(

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
 from hamward.attacks.budget import Budget
-from hamward.attacks.edit_search import gradient_rank, search_of, served_bits
+from hamward.attacks.edit_search import code_loss, gradient_rank, search_of, served_bits
 from hamward.errors import ConfigError, unknown_name
-from hamward.losses import auto_temperature
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.random import item_uniform
@@ -118,12 +117,9 @@ class TagEdits:
             beam=self.beam if self.method == "beam" else 1,
             candidates=None if self.method == "exhaustive" else self.candidates,
         )
-        sign = 1.0 if goal.toward else -1.0
         victim = dataclasses.replace(victim, low_precision=False)  # bits are decided here
 
-        def loss(rows: Tensor, logits: Tensor) -> Float[Tensor, " m"]:
-            return sign * auto_temperature(logits, goal.anchor[rows])
-
+        loss = code_loss(goal)
         bits = served_bits(goal, loss)
 
         def score(rows: Tensor, texts: Tensor) -> Float64[Tensor, " m"]:

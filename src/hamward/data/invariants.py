@@ -37,7 +37,7 @@ def check_shapes(data: "RetrievalData") -> None:
         )
     if data.groups is not None:
         _check_array("groups", data.groups, dtype=np.int64, shape=(n,))
-    for name in ("texts", "sources", "creators"):
+    for name in ("texts", "sources", "creators", "text_inputs"):
         values = getattr(data, name)
         if values is not None and len(values) != n:
             raise DataError(f"{name} has {len(values)} entries for {n} items")

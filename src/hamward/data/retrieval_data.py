@@ -45,6 +45,8 @@ class RetrievalData:
         sources: Where each item comes from, or None.
         creators: Who made each item, or None.
         protocol: Rule that made the split, with its seed, or None.
+        text_inputs: What a model that reads no bags of words gets for the texts: token ids, int32
+            (n, L), or float32 features. `models.read_by` fills it; no part of the digest.
         digest: sha256 over all that decides results (images, bags, texts, labels, ids, split).
             Computed when empty. A recorded one says that the values were checked when it was
             made, so that a huge memory-mapped set opens without being read.
@@ -63,13 +65,14 @@ class RetrievalData:
     sources: Sequence[str] | None = None
     creators: Sequence[str] | None = None
     protocol: str | None = None
+    text_inputs: NDArray[np.int32] | NDArray[np.float32] | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
         check_shapes(self)
         if not self.digest:
             check_values(self)
-        for name in ("images", "bags", "labels", "ids", "groups"):
+        for name in ("images", "bags", "labels", "ids", "groups", "text_inputs"):
             array = getattr(self, name)
             if array is not None and not isinstance(array, SparseBags):
                 view = array.view()
@@ -136,10 +139,19 @@ class RetrievalData:
         *,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Return model inputs: float32 pictures in [0, 1] or bags in {0, 1}."""
-        chosen = self.array(modality)[as_positions(positions, size=len(self))]
+        """Return model inputs: float32 pictures in [0, 1], bags in {0, 1}, or `text_inputs`."""
+        checked = as_positions(positions, size=len(self))
+        if modality == "text" and self.text_inputs is not None:
+            given = torch.from_numpy(self.text_inputs[checked]).to(device)
+            return given if given.is_floating_point() else given.long()
+        chosen = self.array(modality)[checked]
         inputs = torch.from_numpy(chosen).to(device).float()
         return inputs.div_(255) if modality == "image" else inputs
+
+    def typed_texts(self) -> Iterator[str]:
+        """Yield every text as a person would type it: the caption, or the words of the bag."""
+        for position, text in enumerate(self.texts):
+            yield text or " ".join(self.words[j] for j in np.flatnonzero(self.bags[position]))
 
     def label(
         self, positions: ArrayLike | Sequence[int], *, device: torch.device | str = "cpu"
@@ -289,6 +301,7 @@ class RetrievalData:
             groups=None if self.groups is None else self.groups[kept],
             sources=None if self.sources is None else pick(self.sources),
             creators=None if self.creators is None else pick(self.creators),
+            text_inputs=None if self.text_inputs is None else self.text_inputs[kept],
             digest="",
         )
 

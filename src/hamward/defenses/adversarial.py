@@ -126,6 +126,11 @@ class AdversarialObjective:
 
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
         """Fill the base's buffers."""
+        if self.config.weight and "text" in self.config.modalities and model.text_format != "bag":
+            raise ConfigError(
+                "adversarial learning moves bags of words, and this victim reads tokens: harden "
+                "its pictures only (modalities = image)"
+            )
         self.base.start(model, data, positions)
         self.source = (data, positions)
         device = next(model.parameters()).device

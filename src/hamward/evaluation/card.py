@@ -149,11 +149,10 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 def _logits(
     model: HashModel, data: RetrievalData, modality: Modality, positions: NDArray[np.int64]
 ) -> Float[Tensor, "n k"]:
-    parameter = next(model.parameters())
     made = []
     with torch.no_grad(), frozen(model):
         for chunk in np.split(positions, range(128, len(positions), 128)):
-            made.append(model.logits(modality, data.inputs(modality, chunk).to(parameter)).cpu())
+            made.append(model.logits(modality, model.take(data.inputs(modality, chunk))).cpu())
     return torch.cat(made).float()
 
 

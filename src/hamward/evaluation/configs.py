@@ -23,8 +23,14 @@ class ModelConfig:
         pretrained: ImageNet weights for the trunk; None means where there are some.
         weights: File of weights for the image trunk instead: a state dict with torchvision's
             names, or imagenet-vgg-f.mat for "cnn-f". "" is none.
-        text_network: Text trunk; "" for a model that reads no texts.
-        text_width: Hidden units of the text network.
+        text_network: Text trunk; "" for a model that reads no texts. "minilm" and "transformer"
+            read tokens, the others bags of words.
+        text_weights: Folder of a Hugging Face text encoder, CLIP's among them, for
+            "transformer": config.json, tokenizer.json, model.safetensors. "" for the others.
+        text_frozen: Train only what is behind a text transformer, on features that it gives
+            once: seconds in place of minutes an epoch.
+        text_width: Hidden units of a text network that reads bags.
+        text_length: Tokens of a text for one that reads tokens; longer texts are cut.
         neck: Widths of the layers between each trunk and its head.
         dropout: Share of the neck's outputs that training drops.
         retrieval: "hamming" or "cosine".
@@ -35,7 +41,10 @@ class ModelConfig:
     pretrained: bool | None = None
     weights: str = ""
     text_network: str = "bow-mlp"
+    text_weights: str = ""
+    text_frozen: bool = False
     text_width: int = 8192
+    text_length: int = 32
     neck: tuple[int, ...] = ()
     dropout: float = 0.0
     retrieval: Literal["hamming", "cosine"] = "hamming"

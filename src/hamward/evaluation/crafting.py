@@ -17,6 +17,7 @@ from hamward.attacks import (
     Crafted,
     TargetProtocol,
     TrainableAttack,
+    attacked_items,
     choose_targets,
     craft,
     own_code_goal,
@@ -26,6 +27,7 @@ from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError
 from hamward.evaluation.candidates import Candidates
+from hamward.evaluation.texts import write_texts
 from hamward.index import HammingIndex
 from hamward.models import HashModel, QueryLedger, Victim
 from hamward.progress import SILENT, Progress
@@ -60,7 +62,7 @@ class Job:
         attack_name: Name of the attack.
         attack: The attack, or options of one that is trained first.
         model: The victim's model.
-        data: Queries and database.
+        data: Queries and database, as the model reads them (`read_by`).
         modality: Side that is attacked.
         searched: What the victim's index holds: database codes of the retrieved modality.
         target_protocol: Which labels a targeted attack shall reach.
@@ -108,9 +110,19 @@ class Job:
                 "submissions": torch.tensor(made.submissions),
                 "made_by": torch.frombuffer(bytearray(self._made_by.encode()), dtype=torch.uint8),
             }
+            self._write_texts(folder, made.crafted)
             write_tensors(file, tensors)
             shutil.rmtree(self._parts(file), ignore_errors=True)
         return made
+
+    def _write_texts(self, folder: Path | None, crafted: Crafted) -> None:
+        """Write token ids as a person reads them."""
+        reader = self.model.text_transformer
+        if folder is None or reader is None or crafted.x_adv.is_floating_point():
+            return
+        before = self._clean(self.positions)
+        texts = [reader.tokens.texts(ids) for ids in (before, crafted.x_adv)]
+        write_texts(folder, self.name, self.attack_name, ids=crafted.ids.tolist(), texts=texts)
 
     def _craft(self, file: Path | None, progress: Progress) -> Made:
         data, modality, positions = self.data, self.modality, self.positions
@@ -139,7 +151,7 @@ class Job:
         crafted = craft(
             attack,
             victim,
-            data.inputs(modality, positions),
+            self._clean(positions),
             goal,
             ids=torch.tensor(data.ids[positions]),
             seed=self.seed,
@@ -171,6 +183,9 @@ class Job:
             index=index,
         )
 
+    def _clean(self, positions: NDArray[np.int64]) -> Tensor:
+        return attacked_items(self.attack, self.model, self.data, self.modality, positions)
+
     def _targets(self) -> Tensor | None:
         if not self.attack.targeted:
             return None
@@ -195,7 +210,7 @@ class Job:
                 "another folder"
             )
         x_adv = stored["x_adv"]
-        x = self.data.inputs(self.modality, positions)
+        x = self._clean(positions)
         image = self.modality == "image"
         on_grid = round_to_grid(x_adv, x, self.attack.budget("image")) if image else x_adv
         return Made(

@@ -13,6 +13,7 @@ from hamward.attacks import (
     Goal,
     OwnCode,
     TrainableAttack,
+    attacked_items,
     craft,
     encode_items,
     own_code_goal,
@@ -141,7 +142,7 @@ def probe_flags(
     Args:
         name: Name of the victim.
         model: The victim.
-        data: Queries and database.
+        data: Queries and database, as the victim reads them (`read_by`).
         attacks: Attacks of the evaluation; those with gradients are tried on a scaled copy.
         modalities: Sides that are attacked.
         codes: What the index holds, as "database/image" and "database/text".
@@ -152,10 +153,11 @@ def probe_flags(
     made: list[Flag] = []
     for modality in modalities:
         positions = few.positions("query", modality)
-        x = few.inputs(modality, positions).to(next(model.parameters()))
         if model.access != "gradients":
+            x = model.take(few.inputs(modality, positions))
             made += _repeats(name, model, modality, x)
             continue
+        x = model.take(attacked_items(OwnCode(), model, few, modality, positions))
         made += _gradients(name, model, modality, x)
         probe = _Probe(
             name=name,
@@ -249,7 +251,7 @@ class _Probe:
         made = craft(
             attack,
             Victim(model=model, low_precision=False),
-            self.data.inputs(self.modality, positions),
+            attacked_items(attack, model, self.data, self.modality, positions),
             goal,
             ids=torch.tensor(self.data.ids[positions]),
             seed=self.seed,

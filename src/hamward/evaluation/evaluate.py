@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hamward.artifacts import write_tensors
-from hamward.attacks import Attack, TargetProtocol, TrainableAttack
+from hamward.attacks import Attack, TargetProtocol, TrainableAttack, moved_texts
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
@@ -15,7 +15,7 @@ from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
 from hamward.evaluation.pictures import check_transform
 from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
 from hamward.evaluation.scorer import Scorer
-from hamward.models import HashModel, Victim
+from hamward.models import HashModel, Victim, read_by
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality, modalities_of
 
@@ -82,10 +82,11 @@ def evaluate(
     crafted: dict[tuple[str, str, Modality], Made] = {}
     for name in sorted(victims, key=lambda name: name != transfer_from):  # its items come first
         model = victims[name]
+        read = read_by(model, data)
         scorer = Scorer(
             name=name,
             model=model,
-            data=data,
+            data=read,
             seed=seed,
             transforms=transforms,
             candidates=candidates,
@@ -98,7 +99,7 @@ def evaluate(
                     attack_name=attack_name,
                     attack=attack,
                     model=model,
-                    data=data,
+                    data=read,
                     modality=modality,
                     searched=scorer.searched(modality),
                     target_protocol=target_protocol,
@@ -130,7 +131,7 @@ def evaluate(
             sides = tuple(m for m in modalities if m in model.modalities)
             progress.say(f"{name}: diagnostics")
             flags += probe_flags(
-                name, model, data, attacks, modalities=sides, codes=scorer.codes, seed=seed
+                name, model, read, attacks, modalities=sides, codes=scorer.codes, seed=seed
             )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
@@ -174,6 +175,7 @@ def _check(
     for name, model in victims.items():
         _check_fit(name, model, data)
         _check_attackable(name, model, attacks, modalities)
+        _check_transfer(name, model, victims.get(transfer_from or name, model), modalities)
 
 
 def _check_attackable(
@@ -188,8 +190,22 @@ def _check_attackable(
             f"{' and '.join(model.modalities)} only"
         )
     for attack_name, attack in attacks.items():
-        if _attackable(attack, model, modalities):
+        sides = _attackable(attack, model, modalities)
+        if sides:
             Victim(model=model).require(attack.access, f"{attack_name} on {name!r}")
+        if "text" in sides:
+            moved_texts(attack, model)
+
+
+def _check_transfer(
+    name: str, model: HashModel, source: HashModel, modalities: tuple[Modality, ...]
+) -> None:
+    reads = {model.text_format, source.text_format}
+    if model is not source and "text" in modalities and "tokens" in reads:
+        raise ConfigError(
+            f"texts are not transferred to victim {name!r}: what was crafted for one victim of "
+            "tokens is no input of another; set modalities to image"
+        )
 
 
 def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
@@ -198,7 +214,8 @@ def _check_fit(name: str, model: HashModel, data: RetrievalData) -> None:
             f"victim {name!r} reads {' and '.join(model.modalities)}s only, {data.name} can be "
             f"scored in {', '.join(data.directions)} (relevance is {data.relevance})"
         )
-    if "text" in model.modalities and model.spec.vocabulary != len(data.words):
+    bags = "text" in model.modalities and model.text_format == "bag"
+    if bags and model.spec.vocabulary != len(data.words):
         raise ShapeError(
             f"victim {name!r} reads bags of {model.spec.vocabulary} words, {data.name} has "
             f"{len(data.words)}: it was trained on another vocabulary"

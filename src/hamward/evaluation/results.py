@@ -52,9 +52,11 @@ class Row:
         direction: i2t, t2i, i2i or t2t.
         stored: "8-bit" (pictures rounded as a file rounds them), "as typed" (texts of whole
             words), "float" (as crafted), "jpeg-QUALITY" (after one JPEG file) or
-            "feature-space" (bags of words with fractions, which no text has).
+            "feature-space" (bags of words with fractions, or moved embeddings of tokens, which no
+            text has).
         eps: Budget: l_inf or l2 radius in [0, 1] units, number of pixels (l0), side of the
-            square (patch), or how many words may be inserted and deleted; 0 for clean queries.
+            square (patch), or how many words may be inserted and deleted, or replaced; 0
+            for clean queries.
         norm: Norm of the budget.
         map: Tie-aware MAP over the whole ranking.
         low: Lower end of the 95 % bootstrap interval over queries.

@@ -21,8 +21,15 @@ from hamward.evaluation.configs import EvaluateConfig, HardenConfig, ModelConfig
 from hamward.evaluation.evaluate import Evaluation, evaluate
 from hamward.evaluation.report import write_report
 from hamward.evaluation.scoring import robust_validation_scores, validation_scores
-from hamward.models import HashModel, ModelSpec, build_hash_model, load_model, save_model
-from hamward.models.networks import comes_pretrained
+from hamward.models import (
+    HashModel,
+    ModelSpec,
+    build_hash_model,
+    load_model,
+    read_by,
+    save_model,
+)
+from hamward.models.networks import TEXT_TRANSFORMERS, comes_pretrained, transformer_folder
 from hamward.progress import SILENT, Progress
 from hamward.training import (
     ALONE,
@@ -83,6 +90,7 @@ def train_run(
         image_network=config.model.image_network,
         text_network=config.model.text_network,
         text_width=config.model.text_width,
+        text_length=config.model.text_length,
         neck=config.model.neck,
         dropout=config.model.dropout,
         retrieval=config.model.retrieval,
@@ -92,13 +100,22 @@ def train_run(
             f"{data.name} has no texts: train a model that reads pictures only, with "
             "--set model.text_network=, by a method for one modality"
         )
+    text_folder = transformer_folder(config.model.text_network, config.model.text_weights)
+    if config.model.text_frozen and text_folder is None:
+        raise ConfigError(
+            f"text_frozen is for {' and '.join(TEXT_TRANSFORMERS)}: text network "
+            f"{config.model.text_network!r} starts from random weights"
+        )
     _check_trainable(config.fit, data, objective, spec, method=config.method, ranks=ranks)
     model = build_hash_model(
         spec,
         seed=config.fit.seed,
         pretrained=pretrained,
         weights=Path(weights) if weights else None,
+        text_folder=text_folder,
+        text_pretrained=text_folder is not None,
     )
+    seen = read_by(model, data, pooled=config.model.text_frozen)
     facts = {
         "method": config.method,
         "options": config.options,
@@ -109,6 +126,7 @@ def train_run(
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
         "weights": Path(weights).name,
+        "text_frozen": config.model.text_frozen,
     }
     return _fit_into(
         out,
@@ -118,9 +136,9 @@ def train_run(
         ranks=ranks,
         model=model,
         objective=objective,
-        data=data,
+        data=seen,
         config=config.fit,
-        score=lambda m: validation_scores(m, data),
+        score=lambda m: validation_scores(m, seen),
         progress=progress,
         label=f"train {config.method}",
     )
@@ -152,7 +170,7 @@ def harden_run(
     objective = call_with(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
-    data = data_of(facts, victim)
+    data = read_by(model, data_of(facts, victim))
     _check_trainable(config.fit, data, base, model.spec, method=facts["method"], ranks=ranks)
 
     def score(m: HashModel) -> Mapping[str, float]:

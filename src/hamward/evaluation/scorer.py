@@ -9,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.attacks import Attack, TrainableAttack, encode, encode_items, measure
+from hamward.attacks import (
+    Attack,
+    TrainableAttack,
+    attacked_items,
+    encode,
+    encode_items,
+    measure,
+)
 from hamward.data import RetrievalData
 from hamward.evaluation.candidates import Candidates, hubness_of
 from hamward.evaluation.crafting import Made
@@ -75,13 +82,14 @@ class Scorer:
     ) -> Iterator[tuple[Row, Curve]]:
         """Score adversarial items in the directions that start from (or lead to) their modality."""
         modality, crafted = made.crafted.modality, made.crafted
-        x = self.data.inputs(modality, self._attacked(modality))
+        positions = self._attacked(modality)
+        x = attacked_items(attack, self.model, self.data, modality, positions)
         budget = attack.budget(modality)
-        forms = {"as typed" if budget.norm == "edits" else "feature-space": crafted.x_adv}
+        forms = {"as typed" if budget.typed else "feature-space": crafted.x_adv}
         if pictures is not None and budget.norm == "edits":
             texts = edited_texts(self.data, crafted.ids, crafted.x_adv)
             if texts is not None:
-                clean = self.data.inputs("image", self._attacked(modality))
+                clean = self.data.inputs("image", positions)
                 write_pictures(pictures, clean, self.data, crafted.ids, texts=texts)
                 typed = read_texts(pictures, crafted.ids, self.data.words)
                 forms = {"as typed": typed.to(crafted.x_adv)}

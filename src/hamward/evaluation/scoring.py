@@ -8,7 +8,7 @@ from jaxtyping import Float, Int8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.attacks import Attack, craft, encode, encode_items, own_code_goal
+from hamward.attacks import Attack, attacked_items, craft, encode, encode_items, own_code_goal
 from hamward.data import RetrievalData
 from hamward.errors import DataError
 from hamward.metrics import (
@@ -99,7 +99,7 @@ def robust_validation_scores(
         made = craft(
             attack,
             victim,
-            data.inputs(modality, positions),
+            attacked_items(attack, model, data, modality, positions),
             own_code_goal(attack, victim, data, modality, positions, pool=data.split.train),
             ids=torch.tensor(data.ids[positions]),
         )

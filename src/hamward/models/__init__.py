@@ -3,6 +3,7 @@
 from hamward.models.hash_model import Encoder, HashModel, ModelSpec, build_hash_model, frozen
 from hamward.models.networks import IMAGE_NETWORKS
 from hamward.models.onnx_files import wrap_onnx
+from hamward.models.reading import read_by
 from hamward.models.storage import load_model, save_model
 from hamward.models.victim import Access, QueryLedger, Victim
 from hamward.models.wrapping import wrap
@@ -18,6 +19,7 @@ __all__ = [
     "build_hash_model",
     "frozen",
     "load_model",
+    "read_by",
     "save_model",
     "wrap",
     "wrap_onnx",

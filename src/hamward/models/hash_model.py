@@ -11,9 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hamward.errors import AccessError, ArtifactError, ConfigError, ShapeError
-from hamward.models.networks import bf16_supported, image_network, text_network
+from hamward.models.networks import (
+    bf16_supported,
+    image_network,
+    text_network,
+    transformer_folder,
+)
+from hamward.models.text_transformer import TextTransformer
 from hamward.random import seeded
-from hamward.types import MODALITIES, Access, Modality
+from hamward.types import MODALITIES, Access, Modality, TextFormat
 
 __all__ = ["Encoder", "HashModel", "ModelSpec", "build_hash_model", "frozen"]
 
@@ -28,7 +34,8 @@ class ModelSpec:
         image_side: Height and width of the pictures the model is made for.
         image_network: Name of the image trunk; "" for a model that reads no pictures.
         text_network: Name of the text trunk; "" for a model that reads no texts.
-        text_width: Hidden units of the text trunk's first layer.
+        text_width: Hidden units of the text trunk's first layer, where it reads bags of words.
+        text_length: Tokens of a text, special ones included, where the trunk reads tokens.
         neck: Widths of the layers between each trunk and its head (Linear, BatchNorm, ReLU).
         dropout: Share of the neck's outputs that training drops.
         retrieval: How items are compared: Hamming distance of codes, or cosine of logits.
@@ -40,6 +47,7 @@ class ModelSpec:
     image_network: str = "efficientnet-lite0"
     text_network: str = "bow-mlp"
     text_width: int = 8192
+    text_length: int = 32
     neck: tuple[int, ...] = ()
     dropout: float = 0.0
     retrieval: Literal["hamming", "cosine"] = "hamming"
@@ -50,6 +58,7 @@ class ModelSpec:
             ("vocabulary", 1, 10_000_000),
             ("image_side", 8, 1024),
             ("text_width", 1, 65536),
+            ("text_length", 1, 4096),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -123,6 +132,7 @@ class HashModel(nn.Module):
         *,
         encoders: Mapping[Modality, Encoder] | None = None,
         access: Access = "gradients",
+        text_folder: Path | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -140,7 +150,11 @@ class HashModel(nn.Module):
             self.encoders["image"] = Encoder(seeing, spec)
         if spec.text_network:
             trunk = text_network(
-                spec.text_network, vocabulary=spec.vocabulary, width=spec.text_width
+                spec.text_network,
+                vocabulary=spec.vocabulary,
+                width=spec.text_width,
+                length=spec.text_length,
+                folder=text_folder,
             )
             self.encoders["text"] = Encoder(trunk, spec)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -154,6 +168,22 @@ class HashModel(nn.Module):
     def modalities(self) -> tuple[Modality, ...]:
         """Modalities that have an encoder."""
         return tuple(m for m in MODALITIES if m in self.encoders)
+
+    @property
+    def text_format(self) -> TextFormat:
+        """Whether its texts are bags of words or tokens."""
+        return "bag" if self.text_transformer is None else "tokens"
+
+    @property
+    def text_transformer(self) -> TextTransformer | None:
+        """The text trunk, where it reads tokens."""
+        trunk = self.encoders["text"].trunk if "text" in self.encoders else None
+        return trunk if isinstance(trunk, TextTransformer) else None
+
+    def take(self, x: Tensor) -> Tensor:
+        """Return items on the model's device and, unless they are token ids, in its precision."""
+        parameter = next(self.parameters())
+        return x.to(parameter) if x.is_floating_point() else x.to(parameter.device)
 
     def encoder(self, modality: Modality) -> Encoder:
         """Return the encoder of a modality.
@@ -169,7 +199,7 @@ class HashModel(nn.Module):
     def logits(
         self, modality: Modality, x: Tensor, *, low_precision: bool = False
     ) -> Float[Tensor, "n k"]:
-        """Return logits, (n, K), of items in [0, 1].
+        """Return logits, (n, K), of items in [0, 1] or of token ids.
 
         Raises:
             ShapeError: `x` does not have the shape of this model's items.
@@ -195,11 +225,11 @@ class HashModel(nn.Module):
         Raises:
             ShapeError: they are.
         """
-        expected = (
-            (3, self.spec.image_side, self.spec.image_side)
-            if modality == "image"
-            else (self.spec.vocabulary,)
-        )
+        reader = self.text_transformer
+        if modality == "image":
+            expected: tuple[int, ...] = (3, self.spec.image_side, self.spec.image_side)
+        else:
+            expected = (self.spec.vocabulary,) if reader is None else reader.shape(x)
         if tuple(x.shape[1:]) != expected:
             raise ShapeError(
                 f"{modality} items must have shape (n, {', '.join(map(str, expected))}), "
@@ -212,7 +242,13 @@ class HashModel(nn.Module):
 
 
 def build_hash_model(
-    spec: ModelSpec, *, seed: int, pretrained: bool = False, weights: Path | None = None
+    spec: ModelSpec,
+    *,
+    seed: int,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    text_folder: Path | None = None,
+    text_pretrained: bool = False,
 ) -> HashModel:
     """Build a model with seeded random weights; the global random stream stays untouched.
 
@@ -222,6 +258,8 @@ def build_hash_model(
         pretrained: Load ImageNet weights into the image trunk (EfficientNet-Lite0 only).
         weights: File of weights for the image trunk: torchvision's state dict, or
             imagenet-vgg-f.mat for CNN-F.
+        text_folder: What describes a text transformer; see `models.networks.transformer_folder`.
+        text_pretrained: Load the weights of a text transformer from its folder, too.
 
     Raises:
         ConfigError: weights wanted for a trunk that takes none, or both kinds at once; a side
@@ -231,7 +269,11 @@ def build_hash_model(
     if pretrained and weights is not None:
         raise ConfigError(f"pretrained = true and weights = {str(weights)!r}: choose one of them")
     with seeded(seed, "weights"):
-        model = HashModel(spec)
+        model = HashModel(spec, text_folder=text_folder)
+        if text_pretrained and model.text_transformer is not None:
+            folder = text_folder or transformer_folder(spec.text_network)
+            assert folder is not None
+            model.text_transformer.load_weights(folder)
     if not pretrained and weights is None:
         return model
     trunk = model.encoder("image").trunk

@@ -5,6 +5,7 @@ Each names its width, its fast precision and, for pictures, the smallest side it
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from hamward.models.alexnet import AlexNet
 from hamward.models.cnn_f import CNNF
 from hamward.models.efficientnet_lite import EfficientNetLite0
 from hamward.models.resnet import ResNet
+from hamward.models.text_transformer import TextTransformer, minilm_folder
 from hamward.models.vgg import VGG
 
 __all__ = [
     "IMAGE_NETWORKS",
     "TEXT_NETWORKS",
+    "TEXT_TRANSFORMERS",
     "BagOfWordsMLP",
     "MultiScaleText",
     "SmallResNet",
@@ -27,6 +30,7 @@ __all__ = [
     "comes_pretrained",
     "image_network",
     "text_network",
+    "transformer_folder",
 ]
 
 
@@ -159,6 +163,10 @@ TEXT_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "bow-mlp": BagOfWordsMLP,
     "multi-scale": MultiScaleText,
 }
+"""Networks that read bags of words."""
+
+TEXT_TRANSFORMERS = ("minilm", "transformer")
+"""Networks that read tokens: an installed one, and any that a folder holds."""
 
 
 def comes_pretrained(name: str) -> bool:
@@ -172,12 +180,45 @@ def comes_pretrained(name: str) -> bool:
     return hasattr(IMAGE_NETWORKS[name], "load_pretrained")
 
 
-def text_network(name: str, *, vocabulary: int, width: int) -> nn.Module:
+def transformer_folder(name: str, weights: str = "") -> Path | None:
+    """Return the folder that a text transformer is read from; None for other text networks.
+
+    Raises:
+        ConfigError: a folder is missing or not wanted, or a package is not installed.
+    """
+    if (name == "transformer") != bool(weights):
+        raise ConfigError(
+            f"text network {name!r} takes no folder, got text_weights = {weights!r}"
+            if weights
+            else "text network 'transformer' needs text_weights, a folder with config.json, "
+            "tokenizer.json and model.safetensors"
+        )
+    if name == "minilm":
+        return minilm_folder()
+    return Path(weights) if weights else None
+
+
+def text_network(
+    name: str, *, vocabulary: int, width: int, length: int = 32, folder: Path | None = None
+) -> nn.Module:
     """Build a text trunk by name, with random weights.
+
+    Args:
+        name: A key of `TEXT_NETWORKS`, or one of `TEXT_TRANSFORMERS`.
+        vocabulary: Words of a bag.
+        width: Hidden units of a network that reads bags.
+        length: Tokens of a text.
+        folder: Description of a transformer; see `transformer_folder`.
 
     Raises:
         UnknownNameError: no trunk has this name.
+        ConfigError: a package is not installed, or a transformer's folder is not given.
+        ArtifactError: the folder describes no transformer.
     """
+    if name in TEXT_TRANSFORMERS:
+        folder = transformer_folder(name) if folder is None else folder
+        assert folder is not None
+        return TextTransformer.from_folder(folder, length=length)
     if name not in TEXT_NETWORKS:
-        raise unknown_name("text network", name, TEXT_NETWORKS)
+        raise unknown_name("text network", name, [*TEXT_NETWORKS, *TEXT_TRANSFORMERS])
     return TEXT_NETWORKS[name](vocabulary, width=width)

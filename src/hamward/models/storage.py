@@ -1,4 +1,7 @@
-"""Models on disk: weights as safetensors or ONNX files, architecture beside them as JSON."""
+"""Models on disk: weights as safetensors or ONNX files, architecture beside them as JSON.
+
+A text transformer's configuration and tokenizer lie in the folder `text` beside them.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +11,13 @@ from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.config import from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.models.hash_model import HashModel, ModelSpec, build_hash_model
+from hamward.models.networks import TEXT_TRANSFORMERS
 from hamward.models.onnx_files import OnnxEncoder, wrap_onnx
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["load_model", "onnx_file", "save_model", "save_onnx_model"]
+
+_TEXT = "text"
 
 
 def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
@@ -27,6 +33,8 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
     """
     if "wrapped" in (model.spec.image_network, model.spec.text_network):
         raise ArtifactError("wrapped models cannot be saved: keep the functions they wrap")
+    if model.text_transformer is not None:
+        model.text_transformer.save_description(folder / _TEXT)
     write_tensors(folder / "model.safetensors", model.state_dict())
     write_json(folder / "model.json", {"spec": to_mapping(model.spec), **facts})
 
@@ -62,7 +70,9 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     try:
         spec = from_mapping(ModelSpec, facts.get("spec"), path="spec.")
         if "onnx" not in facts:
-            model = build_hash_model(spec, seed=0)  # leaves the global random stream alone
+            text = folder / _TEXT if spec.text_network in TEXT_TRANSFORMERS else None
+            # Leaves the global random stream alone.
+            model = build_hash_model(spec, seed=0, text_folder=text)
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
     if "onnx" in facts:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ class Step:
 
     Attributes:
         phase: The pass that the step belongs to.
-        items: Inputs in [0, 1] of each modality of the phase.
+        items: Inputs of each modality of the phase: in [0, 1], or token ids.
         rows: Their positions within the training items, 0..n-1 (not within the data set).
         ids: Their ids in the data set.
         epoch: From 1.
@@ -44,7 +44,7 @@ class Step:
     """
 
     phase: Phase
-    items: Mapping[Modality, Float[Tensor, "b ..."]]
+    items: Mapping[Modality, Shaped[Tensor, "b ..."]]
     rows: Int64[Tensor, " b"]
     ids: Int64[Tensor, " b"]
     epoch: int

@@ -1,5 +1,6 @@
 """What the gallery shows, as values: queries, changes and retrieved items."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ __all__ = [
     "View",
     "WordChange",
     "names_of",
+    "replaced_words",
     "text_change",
 ]
 
@@ -160,6 +162,25 @@ def text_change(
         others=len(others),
         most=max((abs(float(delta[i])) for i in others), default=0.0),
         typed=typed,
+    )
+
+
+def replaced_words(before: str, after: str) -> TextChange:
+    """Return the words that stand in a text only before, and only after, in their order.
+
+    Example:
+        >>> change = replaced_words("full moon moon", "full lunar moon")
+        >>> [c.word for c in change.weakened], [c.word for c in change.added]
+        (['moon'], ['lunar'])
+    """
+    old, new = before.split(), after.split()
+    gone, come = Counter(old) - Counter(new), Counter(new) - Counter(old)
+    return TextChange(
+        weakened=tuple(WordChange(word=w, before=1.0, after=0.0) for w in gone.elements()),
+        added=tuple(WordChange(word=w, before=0.0, after=1.0) for w in come.elements()),
+        others=0,
+        most=0.0,
+        typed=True,
     )
 
 

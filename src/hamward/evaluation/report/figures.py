@@ -96,7 +96,7 @@ def _budget_panel(
 def _name_of_eps(direction: Direction, rows: Sequence[Row]) -> str:
     norms = {row.norm for row in rows if row.attack != CLEAN}
     if modalities_of(direction)[0] == "text":
-        return "words edited" if norms == {"edits"} else "eps (feature space)"
+        return "words changed" if norms <= {"edits", "substitutions"} else "eps (feature space)"
     return "eps in 1/255" if norms == {"linf"} else "eps"
 
 

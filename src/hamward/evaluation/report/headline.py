@@ -16,6 +16,8 @@ from hamward.types import MODALITIES, Direction
 
 __all__ = ["Card", "cards", "sentences"]
 
+_TYPED = {"edits": "inserted or deleted", "substitutions": "replaced"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
@@ -134,10 +136,10 @@ def _placed(row: Row) -> str:
 
 
 def _within(row: Row) -> str:
-    if row.norm == "edits":
+    if row.norm in _TYPED:
         return (
-            f"With at most {row.eps:g} word{'s' if row.eps != 1 else ''} of a text inserted or "
-            "deleted, as anyone can type"
+            f"With at most {row.eps:g} word{'s' if row.eps != 1 else ''} of a text "
+            f"{_TYPED[row.norm]}, as anyone can type"
         )
     if row.attacked == "text":
         size = f"by more than {row.eps:.3g}" if row.norm == "linf" else f"beyond {budget(row)}"

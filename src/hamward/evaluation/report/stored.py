@@ -18,10 +18,12 @@ from hamward.evaluation.report.exhibits import (
     TextChange,
     View,
     names_of,
+    replaced_words,
     text_change,
 )
 from hamward.evaluation.report.pictures import amplified, exact, levels_of, thumbnail
 from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.texts import read_texts
 from hamward.index import HammingIndex
 from hamward.metrics import average_precision
 from hamward.types import modalities_of
@@ -63,6 +65,9 @@ class StoredAttack:
         if not torch.equal(stored["ids"], torch.tensor(data.ids[self._query])):
             raise ArtifactError(f"{file}: holds other items than the queries of {data.name}")
         self._x_adv = stored["x_adv"]
+        self._texts: dict[int, tuple[str, str]] = {}
+        if not self._x_adv.is_floating_point():
+            self._texts = read_texts(artifacts, row.victim, row.attack)
 
     def _codes(self, artifacts: Path, answering: str) -> tuple[Tensor, Tensor, Tensor]:
         file = artifacts / "codes" / f"{self._row.victim}.safetensors"
@@ -94,7 +99,12 @@ class StoredAttack:
         )
 
     def _change(self, i: int, item: int) -> PictureChange | TextChange:
+        if self._texts:
+            return replaced_words(*self._texts[int(self._data.ids[item])])
         x, x_adv = self._data.inputs(self._asking, [item]), self._x_adv[i : i + 1]
+        if x_adv.dim() == 3:  # embeddings: the page has no model to name directions with
+            moved = int((x_adv[..., -1] > 0.5).sum())
+            return TextChange(weakened=(), added=(), others=moved, most=self._row.linf)
         if self._asking == "text":
             return text_change(x[0].numpy(), x_adv[0].numpy(), self._data.words)
         budget = Budget(eps=self._row.eps) if self._row.norm == "linf" else None

@@ -58,8 +58,9 @@ def in_levels(value: float) -> str:
 
 def budget(row: Row) -> str:
     """Return the budget of a row with its unit and norm."""
-    if row.norm == "edits":
-        return f"≤ {row.eps:g} word{'s' if row.eps != 1 else ''} edited"
+    if row.norm in ("edits", "substitutions"):
+        done = "edited" if row.norm == "edits" else "replaced"
+        return f"≤ {row.eps:g} word{'s' if row.eps != 1 else ''} {done}"
     if row.norm in ("l0", "patch"):
         side = f" × {row.eps:g}" if row.norm == "patch" else ""
         return f"{row.norm} ≤ {row.eps:g}{side} pixels"
