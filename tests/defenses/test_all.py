@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch import nn
 
 from hamward.config import call_with
 from hamward.data import RetrievalData
-from hamward.defenses import DEFENSES
+from hamward.defenses import DEFENSES, CodePGD
 from hamward.errors import ConfigError
+from hamward.evaluation.scoring import robust_validation_scores
 from hamward.models import HashModel
 from hamward.training import OBJECTIVES, FitConfig, Objective, fit
 
-FIT = FitConfig(epochs=3, batch_size=24, image_rate=5e-4, text_rate=1e-3, flip=False)
+FIT = FitConfig(epochs=2, batch_size=24, image_rate=1e-3, text_rate=1e-3, flip=False)
 ROWS = torch.arange(16)
 CRAFTING = [name for name in DEFENSES if name != "control"]
 LABELED = [name for name in CRAFTING if name != "cmla"]
@@ -43,13 +45,13 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(v, other[k]) for k, v in a.state_dict().items())
 
 
-@pytest.mark.parametrize("victim", list(VICTIMS))
-@pytest.mark.parametrize("name", list(DEFENSES))
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [*((n, "dpsh") for n in DEFENSES), ("atrdh", "dcmh"), ("fpad", "dcmh"), ("cgat", "fpad")],
+)
 def test_a_killed_hardening_resumes_to_the_same_bits(
     name: str, victim: str, data: RetrievalData, tmp_path: Path
 ) -> None:
-    if victim == "fpad" and name in ("saat", "cgat"):
-        pytest.skip("one of the three guided ones stands for all on a victim without a memory")
     start = make_model(spec=VICTIMS[victim])
 
     def run(kill_after: int, checkpoint: Path | None, first: int = 0) -> HashModel:
@@ -134,22 +136,25 @@ def test_what_a_label_based_defense_cannot_use_is_refused(
         objective.check_victim(cosine, data)
 
 
-@pytest.mark.parametrize("name", LABELED)
-def test_it_withstands_its_attack_better_than_the_control(
-    name: str, model: HashModel, data: RetrievalData
-) -> None:
-    """Robust validation MAP of pictures, the attack crafted anew on each."""
-    from hamward.evaluation.scoring import robust_validation_scores
+def withstood(name: str, model: HashModel, data: RetrievalData) -> float:
+    """Attacked validation MAP of pictures after three epochs, the attack crafted anew."""
+    victim, count = copy.deepcopy(model), itertools.count()
+    inside = {"eps": 6 / 255, "steps": 3, "modalities": ("image",)}
+    objective = make(name, OBJECTIVES["dcmh"].make(), **inside)
+    config = dataclasses.replace(FIT, epochs=3)
+    fit(victim, objective, data, config=config, score=lambda m: {"select": float(next(count))})
+    attack = CodePGD(eps=6 / 255, steps=4)
+    scores = robust_validation_scores(victim, data, attack, modalities=("image",))
+    return scores["attacked_i2t"]
 
-    config = FitConfig(epochs=6, batch_size=24, image_rate=1e-3, text_rate=1e-3, flip=False)
-    probe = make("cgat", OBJECTIVES["dcmh"].make(), eps=6 / 255, steps=4).attack
-    found = {}
-    for defense in ("control", name):
-        victim = copy.deepcopy(model)
-        objective = make(
-            defense, OBJECTIVES["dcmh"].make(), eps=6 / 255, steps=3, modalities=("image",)
-        )
-        fit(victim, objective, data, config=config, score=lambda m: {"select": 0.0})
-        scores = robust_validation_scores(victim, data, probe, modalities=("image",))
-        found[defense] = scores["attacked_i2t"]
-    assert found[name] > found["control"] + 0.02, found
+
+@pytest.fixture(scope="module")
+def control(_trained: HashModel, data: RetrievalData) -> float:
+    return withstood("control", _trained, data)
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_it_withstands_an_attack_better_than_the_control(
+    name: str, model: HashModel, data: RetrievalData, control: float
+) -> None:
+    assert withstood(name, model, data) > control + 0.02

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hamward.attacks import encode
+from hamward.attacks.fpad import fooled, own_share, reduced_budget
 from hamward.config import call_with
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES, FPADObjective
@@ -156,28 +157,34 @@ def test_samples_are_crafted_once_a_round(model: HashModel, data: RetrievalData)
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
 def test_items_that_earlier_samples_still_fool_get_less(
-    model: HashModel, data: RetrievalData
+    model: HashModel, data: RetrievalData, adaptive: bool
 ) -> None:
-    """Anchors turned around: then all are fooled, and far from their own class."""
-    objective = started(model.eval(), data, eps=0.08, steps=6, rectification="off")
+    """Earlier samples are the clean items, and anchors turned around: most of them are fooled."""
+    objective = started(
+        model.eval(), data, eps=0.08, steps=6, rectification="off", adaptive=adaptive
+    )
     x = data.inputs("image", data.split.train)
-    sizes = []
-    for epoch in (1, 2):
-        objective.loss(model, at(data, epoch))
-        moved = (objective.buffers["cache/image"].float() - x).abs().amax((1, 2, 3))
-        sizes.append(float(moved.max()))
-        objective.buffers["cache/image"] = x.half()  # samples of today's network that fool none
-        objective.buffers["fpad/anchors"] *= -1
-    assert sizes[0] == pytest.approx(0.08, abs=1e-3)
-    assert 0.04 - 1e-3 < sizes[1] < 0.075
-    off = started(model, data, eps=0.08, steps=6, rectification="off", adaptive=False)
-    off.buffers["cache/image"], off.buffers["round/image"] = x.half(), torch.tensor(0)
-    off.loss(model, at(data))
-    off.buffers["fpad/anchors"] *= -1
-    off.loss(model, at(data, 2))
-    full = (off.buffers["cache/image"].float() - x).abs().amax((1, 2, 3))
-    assert float(full.max()) == pytest.approx(0.08, abs=1e-3)
+    objective.loss(model, at(data, 1))
+    first = (objective.buffers["cache/image"].float() - x).abs().amax((1, 2, 3))
+    assert float(first.min()) == pytest.approx(0.08, abs=1e-3), "no earlier samples, no mercy"
+    objective.buffers["cache/image"] = x.half()
+    objective.buffers["fpad/anchors"] *= -1
+    objective.loss(model, at(data, 2))
+    moved = (objective.buffers["cache/image"].float() - x).abs().amax((1, 2, 3))
+    own, anchors = data.label(data.split.train), objective.buffers["fpad/anchors"]
+    with torch.no_grad():
+        h = model.relaxed("image", x)
+    reduced = fooled(h, anchors, own, 1 - own) & torch.tensor(adaptive)
+    factors = [
+        reduced_budget(share, "image", steps=6)[0] if less else 1.0
+        for share, less in zip(own_share(h, anchors, own).tolist(), reduced, strict=True)
+    ]
+    expected = 0.08 * torch.tensor(factors)
+    assert (float(expected.mean()) < 0.078) == adaptive
+    assert bool((moved <= expected + 1e-3).all())
+    assert float((moved - expected).abs().median()) < 1e-3
 
 
 def test_without_weight_or_side_only_the_clean_term_is_left(
