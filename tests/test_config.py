@@ -78,7 +78,10 @@ def test_it_round_trips_and_defaults_fill_the_rest() -> None:
         ({"name": "n", "flag": "False"}, "flag must be bool, got str 'False'"),
         ({"name": "n", "maybe": "4"}, "maybe must be int, got str '4'"),
         ({"name": "n", "maybe": True}, "maybe must be int, got bool True"),
-        ({"name": "n", "levels": 12}, "levels must be a list, got 12"),
+        ({"name": "n", "levels": {}}, "levels must be a list, got {}"),
+        ({"name": "n", "levels": "3,x"}, r"levels\[1\] must be int, got str 'x'"),
+        ({"name": "n", "levels": "3,2.5"}, r"levels\[1\] must be int, got float 2.5"),
+        ({"name": "n", "levels": True}, r"levels\[0\] must be int, got bool True"),
         ({"name": "n", "levels": [1, 2.5]}, r"levels\[1\] must be int, got float 2.5"),
         ({"name": "n", "options": 3}, "options must be a table, got 3"),
         ({"name": "n", "inner": 3}, "inner must be a table, got 3"),
@@ -103,9 +106,17 @@ def test_a_word_with_commas_is_a_list() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Several:
         sides: tuple[Literal["image", "text"], ...] = ()
+        words: tuple[int, ...] | None = None
+        rates: tuple[float, ...] = ()
+        folders: tuple[str, ...] = ()
 
     assert from_mapping(Several, {"sides": "text"}).sides == ("text",)
     assert from_mapping(Several, {"sides": "image,text"}).sides == ("image", "text")
+    assert from_mapping(Several, {"words": "3,-4"}).words == (3, -4)
+    assert from_mapping(Several, {"words": from_text("3")}).words == (3,)
+    assert from_mapping(Several, {"rates": "8/255,2"}).rates == (8 / 255, 2.0)
+    assert from_mapping(Several, {"rates": from_text("0.5")}).rates == (0.5,)
+    assert from_mapping(Several, {"folders": "runs/a,7"}).folders == ("runs/a", "7")
     with pytest.raises(ConfigError, match=r"sides\[1\] must be one of .* got 'sound'"):
         from_mapping(Several, {"sides": "image,sound"})
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         TrainConfig,
         evaluate,
         evaluate_run,
+        export_onnx,
         harden_run,
         markdown_table,
         train_run,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         load_model,
         save_model,
         wrap,
+        wrap_onnx,
     )
     from hamward.process import tune_process
     from hamward.training import DCMH, OBJECTIVES, FitConfig, fit
@@ -51,6 +53,7 @@ _HOMES = {
         "TrainConfig",
         "evaluate",
         "evaluate_run",
+        "export_onnx",
         "harden_run",
         "markdown_table",
         "train_run",
@@ -67,6 +70,7 @@ _HOMES = {
         "load_model",
         "save_model",
         "wrap",
+        "wrap_onnx",
     ),
     "training": ("DCMH", "OBJECTIVES", "FitConfig", "fit"),
 }
@@ -99,6 +103,7 @@ __all__ = [
     "distance_counts",
     "evaluate",
     "evaluate_run",
+    "export_onnx",
     "fit",
     "harden_run",
     "load_data",
@@ -110,6 +115,7 @@ __all__ = [
     "tune_process",
     "validation_scores",
     "wrap",
+    "wrap_onnx",
     "write_report",
 ]
 

@@ -136,7 +136,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR091
         raise ConfigError(f"{where} must be one of {list(arguments)}, got {value!r}")
     if origin is tuple:
         if isinstance(value, str):  # a word of the command line
-            value = value.split(",")
+            words = value.split(",")
+            value = words if arguments[0] not in (int, float) else [from_text(w) for w in words]
+        elif isinstance(value, int | float):  # a word that named one thing
+            value = [value]
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} must be a list, got {value!r}")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))

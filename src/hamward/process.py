@@ -1,16 +1,37 @@
-"""Two settings without which training on a CPU wastes most of its time."""
+"""This process: what it is set to, its place among others, the optional packages it has."""
 
 import ctypes
+import importlib
 import os
 import platform
+from typing import Any
 
-__all__ = ["tune_process"]
+from hamward.errors import ConfigError
+
+__all__ = ["optional_module", "placed", "tune_process"]
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
+def optional_module(name: str, *, extra: str) -> Any:
+    """Import a module of one of the package's extras.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"this needs {name.partition('.')[0]}, which is not installed: "
+            f"pip install 'hamward[{extra}]'"
+        ) from error
+
+
 def tune_process() -> bool:
     """Keep freed memory in the process, and let waiting threads sleep soon.
+
+    Without these two settings training on a CPU wastes most of its time.
 
     Memory: PyTorch frees and allocates the same large activations in every step; by default
     each one is mapped and zeroed anew. Input gradients of EfficientNet-Lite0 at batch 128 ran
@@ -36,3 +57,16 @@ def tune_process() -> bool:
         and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         and libc.mallopt(_ARENA_MAX, 1)
     )
+
+
+def placed() -> tuple[int, int, int]:
+    """Return this process's rank, the number of ranks, and how many of them this host has.
+
+    A launcher (torchrun) says it in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; without one this is
+    rank 0 of 1.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    if not all(name in os.environ for name in names[:2]):
+        return 0, 1, 1
+    rank, size, local = (int(os.environ.get(name, "1")) for name in names)
+    return rank, size, local

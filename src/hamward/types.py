@@ -4,10 +4,12 @@ from typing import Literal, TypedDict, get_args
 
 from torch import Tensor
 
-__all__ = ["DIRECTIONS", "MODALITIES", "Batch", "Direction", "Modality", "modalities_of"]
+__all__ = ["DIRECTIONS", "MODALITIES", "Access", "Batch", "Direction", "Modality", "modalities_of"]
 
 Modality = Literal["image", "text"]
 Direction = Literal["i2t", "t2i", "i2i", "t2t"]
+Access = Literal["ranks", "codes", "gradients"]
+"""What a victim grants, weakest first; each includes the ones before it."""
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)

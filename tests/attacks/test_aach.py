@@ -30,7 +30,7 @@ from hamward.types import Modality
 
 SMALL: dict[str, Any] = {
     "queries": 40,
-    "image_network": "small-resnet",
+    "image_network": "tiny-resnet",
     "epochs": 12,
     "batch_size": 8,
     "steps": 12,
@@ -245,9 +245,7 @@ def test_lists_need_an_index_and_codes_need_codes(model: HashModel, data: Retrie
     with pytest.raises(AccessError, match=r"'codes'.*'ranks'"):
         Knockoff(**SMALL).fit(Victim(model=model, access="ranks"), data, "image", seed=0)
     with pytest.raises(ConfigError, match=r"in \[1, 48\].*got 300"):
-        AACH(image_network="small-resnet").fit(
-            victim_of(model, data, AACH()), data, "image", seed=0
-        )
+        AACH(image_network="tiny-resnet").fit(victim_of(model, data, AACH()), data, "image", seed=0)
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

@@ -31,7 +31,7 @@ from hamward.progress import SILENT
 
 SMALL: dict[str, Any] = {
     "queries": 40,
-    "image_network": "small-resnet",
+    "image_network": "tiny-resnet",
     "epochs": 8,
     "perturbation_epochs": 1,
     "generator_epochs": 1,
@@ -187,7 +187,7 @@ def test_training_alienates_and_the_judge_moves(victim: Victim, data: RetrievalD
 
 def test_pgd_leaves_the_near_texts_of_the_surrogate(victim: Victim, data: RetrievalData) -> None:
     attack = eqb2a_pgd(
-        queries=40, image_network="small-resnet", epochs=8, code_length=16, steps=10
+        queries=40, image_network="tiny-resnet", epochs=8, code_length=16, steps=10
     ).fit(victim, data, "image", seed=0)
     positions = data.split.query[:8]
     goal = own_code_goal(attack, victim, data, "image", positions)

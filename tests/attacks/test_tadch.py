@@ -19,12 +19,12 @@ from hamward.attacks import (
     encode_items,
     own_code_goal,
 )
-from hamward.attacks.generative import linear_decay
-from hamward.attacks.prosgan import FittedProSGAN
+from hamward.attacks.generative import FittedGenerator
+from hamward.attacks.generator_training import linear_decay
+from hamward.attacks.prosgan import ProSGAN
 from hamward.attacks.prosgan_networks import Discriminator
 from hamward.attacks.tadch import (
     TADCH,
-    FittedTADCH,
     _item_batches,
     closest_rows,
     tadch_published,
@@ -51,7 +51,7 @@ SMALL = TADCH(
 
 
 @pytest.fixture(scope="module")
-def fitted(_trained: HashModel, data: RetrievalData) -> FittedTADCH:
+def fitted(_trained: HashModel, data: RetrievalData) -> FittedGenerator:
     ledger = QueryLedger()
     victim = Victim(model=copy.deepcopy(_trained), ledger=ledger)
     stream = torch.get_rng_state()
@@ -152,7 +152,7 @@ def test_target_texts_come_from_the_nearest_labels() -> None:
 
 
 def test_it_leads_to_the_target_labels(
-    fitted: FittedTADCH, model: HashModel, data: RetrievalData
+    fitted: FittedGenerator, model: HashModel, data: RetrievalData
 ) -> None:
     victim = Victim(model=model)
     x, goal, ids = goal_of(fitted, victim, data)
@@ -173,7 +173,7 @@ def test_it_leads_to_the_target_labels(
 
 
 def test_budget_range_dtype_and_batches(
-    fitted: FittedTADCH, model64: HashModel, data: RetrievalData
+    fitted: FittedGenerator, model64: HashModel, data: RetrievalData
 ) -> None:
     victim = Victim(model=model64, access="ranks")
     x, goal, ids = goal_of(fitted, victim, data)
@@ -194,26 +194,26 @@ def test_budget_range_dtype_and_batches(
 
 
 def test_save_and_load_give_the_same_pictures(
-    fitted: FittedTADCH, model: HashModel, data: RetrievalData, tmp_path: Path
+    fitted: FittedGenerator, model: HashModel, data: RetrievalData, tmp_path: Path
 ) -> None:
     fitted.save(tmp_path)
-    again = FittedTADCH.load(tmp_path)
+    again = FittedGenerator.load(tmp_path, TADCH)
     assert (again.options, again.made, again.eps) == (fitted.options, fitted.made, fitted.eps)
     victim = Victim(model=model)
     x, goal, ids = goal_of(fitted, victim, data)
     expected = fitted(victim, x, goal, ids=ids, seed=2)
     assert torch.equal(again(victim, x, goal, ids=ids, seed=2), expected)
     with pytest.raises(ArtifactError, match="holds the attack 'tadch', expected 'prosgan'"):
-        FittedProSGAN.load(tmp_path)
+        FittedGenerator.load(tmp_path, ProSGAN)
     kept = read_tensors(tmp_path / "attack.safetensors")
-    del kept["target_texts"]
+    del kept["prototypes/texts"]
     write_tensors(tmp_path / "attack.safetensors", kept)
-    with pytest.raises(ArtifactError, match=r"lacks \['target_texts'\]"):
-        FittedTADCH.load(tmp_path)
+    with pytest.raises(ArtifactError, match="weights of another prototypes network"):
+        FittedGenerator.load(tmp_path, TADCH)
 
 
 def test_what_it_cannot_do_is_refused(
-    fitted: FittedTADCH, model: HashModel, data: RetrievalData
+    fitted: FittedGenerator, model: HashModel, data: RetrievalData
 ) -> None:
     victim = Victim(model=model)
     x, goal, ids = goal_of(fitted, victim, data)

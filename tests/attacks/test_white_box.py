@@ -20,6 +20,7 @@ from hamward.attacks import (
     Goal,
     InfoNCE,
     OwnCode,
+    Role,
     choose_targets,
     own_code_goal,
 )
@@ -206,16 +207,17 @@ def test_thas_prototypes_are_near_items_with_the_label(
         )
 
 
-@pytest.mark.parametrize("role", ["query", "candidate", "both"])
+@pytest.mark.parametrize(("role", "both"), [("query", 0), ("candidate", 0), ("query", 1)])
 @pytest.mark.parametrize("retrieval", ["hamming", "cosine"])
 def test_infonce_attacks_both_kinds_of_encoders_in_both_roles(
-    role: str, retrieval: str, model64: HashModel, data: RetrievalData
+    role: Role, both: int, retrieval: str, model64: HashModel, data: RetrievalData
 ) -> None:
     """It lowers the item's similarity to what shares its labels, relative to what does not."""
     model = make_model(spec=dataclasses.replace(SPEC, retrieval=retrieval)).double()
     model.load_state_dict(model64.state_dict())
-    attack = InfoNCE(steps=10, eps=16 / 255, role=role)
+    attack = InfoNCE(steps=10, eps=16 / 255, both=bool(both))
     victim, x, goal, ids = scene(model, data, attack)
+    goal = dataclasses.replace(goal, role=role)
     references = goal.references
     assert references is not None and goal.label is not None
     assert (references.text_embedding is None) == (retrieval == "hamming")

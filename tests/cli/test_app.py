@@ -1,6 +1,7 @@
 """The command line in process: what it prints, refuses and leaves behind."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hamward.cli.app import main
 from hamward.data import RetrievalData
 
 TRAIN = (
-    "train dcmh --image-network small-resnet --code-length 16 --epochs 2 --batch-size 16 "
+    "train dcmh --image-network tiny-resnet --code-length 16 --epochs 2 --batch-size 16 "
     "--set model.text_width=32 --progress none --threads 1"
 )
 
@@ -134,6 +135,29 @@ def test_mistakes_end_with_two_a_sentence_and_nothing_left(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_database_items_are_attacked_and_reported(run: Run, tmp_path: Path, victim: Path) -> None:
+    base = ("--victim", str(victim), "--out", str(tmp_path / "out"), "--progress", "none")
+    for words, message in (
+        ("attack hag --role candidate --items 5", "hag cannot attack items in the role 'candid"),
+        ("attack own-code --role hub --items 73", "count must be at most 72"),
+        (
+            "attack own-code --role hub --items 5 --audience rd",
+            "unknown label 'rd': did you mean 'red'",
+        ),
+        ("attack own-code --items 5 --list-length 3", "--items, --list-length: for --role cand"),
+    ):
+        code, _, err = run(words, *base)
+        assert code == 2 and message in " ".join(err.split())
+        assert not (tmp_path / "out").exists()
+    words = "attack infonce --role candidate --items 5 --item-label red --list-length 3 --steps 1"
+    code, out, err = run(words, *base, "--references", "16", "--no-diagnose")
+    assert code == 0, err
+    assert "N_3" in out and "5 of them perturbed (role candidate)" in out
+    code, out, err = run("report --progress none", str(tmp_path / "out"))
+    assert code == 0, err
+    assert "5 items of the database were attacked" in Path(out.split()[-1]).read_text()
+
+
 def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path, victim: Path) -> None:
     weights = victim / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -166,11 +190,44 @@ def test_resume_continues_the_same_run_only(
     assert run(TRAIN, "--out", str(tmp_path / "killed"), "--resume")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["train dcmh --seeds 0 1", "attack own-code --victim VICTIM", "evaluate VICTIM", "demo"],
+)
+def test_only_one_training_runs_in_several_processes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(words, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "(rank 1): error: 2 processes were started: only train and harden run in several" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_share_the_threads_of_a_host_and_the_first_speaks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hamward.cli.parameters import prepare
+    from hamward.progress import NoProgress, PlainProgress
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    try:
+        for rank, kind in ((0, PlainProgress), (1, NoProgress)):
+            monkeypatch.setenv("RANK", str(rank))
+            assert type(prepare(None, "plain", shared=True)) is kind
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_the_command_line_overrides_the_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
         'data = "tiny"\n[options]\ngamma = 0.5\neta = 0.25\n[fit]\nepochs = 9\nbatch_size = 16\n'
-        '[model]\ncode_length = 8\nimage_network = "small-resnet"\ntext_width = 16\n'
+        '[model]\ncode_length = 8\nimage_network = "tiny-resnet"\ntext_width = 16\n'
     )
     out = tmp_path / "out"
     code, _, err = run(
@@ -198,6 +255,8 @@ def test_lists_show_methods_and_options(run: Run) -> None:
     assert "attack cmla" in out and "defense cmla" in out, "one name, two kinds"
     assert "--text-learning-rate" in out and "10/255" in out and "--refresh" in out
     assert "Differs:" in out, "the reader learns what is not as published"
+    code, out, _ = run("list saat")
+    assert code == 0 and "eps: Image radius in [0, 1]." in out, "shared options are described"
 
 
 def test_data_are_listed_and_described(run: Run, tmp_path: Path) -> None:
@@ -234,6 +293,12 @@ def test_help_answers_without_torch(words: list[str]) -> None:
     )
     assert "HEAVY []" in done.stdout
     assert "hamward" in done.stdout or "0." in done.stdout
+
+
+def test_the_package_is_a_command_too() -> None:
+    words = [sys.executable, "-m", "hamward", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout) and done.stderr == ""
 
 
 def test_importing_the_package_is_light_and_quiet(tmp_path: Path) -> None:

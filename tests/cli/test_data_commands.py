@@ -1,9 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from make_folder import make_folder, make_rows, write_csv
 
+from hamward.artifacts import read_tensors
 from hamward.cli.app import main
+from hamward.data import load_data
+from hamward.data.words import tokens
 
 OPTIONS = ["--queries", "8", "--train", "40", "--validation", "6", "--min-count", "1"]
 
@@ -36,12 +41,36 @@ def test_a_folder_is_prepared_checked_trained_on_and_attacked(root, tmp_path, ca
     assert '"without_words": 0' in capsys.readouterr().out
     assert run("data", "info", out) == 0
     victim = tmp_path / "victim"
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--out", victim, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments) == 0
     attack = ["--victim", victim, "--queries", "4", "--steps", "1", "--threads", "1"]
     assert run("attack", "own-code", *attack, "--out", tmp_path / "attack") == 0
     assert "4 queries, 52 database items" in capsys.readouterr().out
+    attack[3] = 8
+    for method, options in (("own-code", []), ("tag-edits", ["--insertions", 1])):
+        name = tmp_path / method
+        words = ["attack", method, *attack[:4], *options, "--out", name, "--threads", 1]
+        assert run(*words, "--no-diagnose") == 0
+        exported = name / "pictures" / "victim" / method
+        assert run("data", "prepare", "folder", "--root", exported, "--out", name / "set",
+                   "--queries", 2, "--train", 4, "--validation", 1, "--min-count", 1,
+                   "--image-side", 16, "--threads", 1) == 0  # fmt: skip
+        side = "text" if method == "tag-edits" else "image"
+        stored = read_tensors(name / "adversarial" / "victim" / f"{method}-{side}.safetensors")
+        original, again = load_data(str(out)), load_data(str(name / "set"))
+        assert again.ids.tolist() == sorted(stored["ids"].tolist())
+        places = [int(np.flatnonzero(original.ids == i)[0]) for i in again.ids]
+        rows = [stored["ids"].tolist().index(i) for i in again.ids.tolist()]
+        made = stored["x_adv"][rows]
+        if method == "own-code":
+            assert np.array_equal(again.images, (made * 255).round().to(torch.uint8).numpy())
+            assert [again.texts[i] for i in range(8)] == [original.texts[i] for i in places]
+        else:
+            assert np.array_equal(again.images, original.images[places])
+            expected = [{w for w, x in zip(original.words, bag, strict=True) if x} for bag in made]
+            held = [{*tokens(text)} & {*original.words} for text in again.texts]
+            assert held == expected and list(again.texts) != [original.texts[i] for i in places]
     (out / "manifest.json").unlink()
     assert run("attack", "own-code", *attack, "--out", tmp_path / "again") == 2
     assert "no prepared set" in capsys.readouterr().err
@@ -51,7 +80,7 @@ def test_a_victim_is_not_scored_on_another_split(root, tmp_path, capsys):
     out, victim = tmp_path / "set", tmp_path / "victim"
     options = [*OPTIONS, "--image-side", "16", "--threads", "1"]
     run("data", "prepare", "folder", "--root", root, "--out", out, *options)
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--out", victim, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments) == 0
     out.rename(tmp_path / "old")
@@ -116,7 +145,7 @@ def test_captions_alone_are_prepared_and_shown(root, tmp_path, capsys):
     assert run("data", "info", out, "--picture", tmp_path / "sheet.png") == 0
     assert run("data", "check", out, "--threads", "1") == 0
     assert '"relevance": "own pair"' in capsys.readouterr().out
-    network = ["--image-network", "small-resnet", "--set", "model.text_width=16", "--threads", "1"]
+    network = ["--image-network", "tiny-resnet", "--set", "model.text_width=16", "--threads", "1"]
     arguments = ["--data", out, "--epochs", "1", "--batch-size", "8", *network]
     assert run("train", "dcmh", *arguments, "--out", tmp_path / "victim") == 2
     assert "dcmh learns from labels, and pets has none" in capsys.readouterr().err

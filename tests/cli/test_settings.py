@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from hamward.attacks import TagEdits
 from hamward.cli.settings import assemble, attack_options, attack_words, unique_names
 from hamward.errors import ConfigError
+from hamward.evaluation.runs import make_attack
 
 
 def test_later_sources_win_and_tables_are_made(tmp_path: Path) -> None:
@@ -40,6 +42,17 @@ def test_attack_words_are_labelled_by_what_was_asked() -> None:
         "own-code@eps=8/255": {"attack": "own-code", "eps": "8/255"},
         "cmla": {"attack": "cmla"},
     }
+
+
+def test_a_list_of_words_reaches_an_attack() -> None:
+    given = attack_words(["tag-edits:words=3,4,beam=2", "tag-edits:words=5"])
+    made = [make_attack(name, options) for name, options in given.items()]
+    assert made == [TagEdits(words=(3, 4), beam=2), TagEdits(words=(5,))]
+    assert make_attack("tag-edits", attack_options({"words": "3,4"})) == TagEdits(words=(3, 4))
+    with pytest.raises(ConfigError, match=r"--attack takes NAME:KEY=VALUE,\.\.\., got 'cmla:3'"):
+        attack_words(["cmla:3"])
+    with pytest.raises(ConfigError, match=r"tag-edits: words\[1\] must be int, got str 'sky'"):
+        make_attack("tag-edits", attack_options({"words": "3,sky"}))
 
 
 def test_options_of_an_attack_do_not_name_another() -> None:

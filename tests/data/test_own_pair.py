@@ -162,13 +162,13 @@ def test_training_with_labels_is_refused_and_attacks_without_them_work(source, t
     data = prepare(source, tmp_path / "set", config=CONFIG)
     assert load_data(str(tmp_path / "set")).digest == data.digest
     config = TrainConfig(data=str(tmp_path / "set"))
-    small = replace(config.model, image_network="small-resnet", text_width=16)
+    small = replace(config.model, image_network="tiny-resnet", text_width=16)
     fit = replace(config.fit, epochs=1, batch_size=8)
     with pytest.raises(ConfigError, match="take a method that learns from pairs"):
         train_run(replace(config, model=small, fit=fit), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     spec = ModelSpec(
-        code_length=16, vocabulary=len(data.words), image_side=16, image_network="small-resnet",
+        code_length=16, vocabulary=len(data.words), image_side=16, image_network="tiny-resnet",
         text_width=16,
     )  # fmt: skip
     model = build_hash_model(spec, seed=0)

@@ -310,7 +310,7 @@ def test_pictures_with_labels_alone_make_a_set_of_one_modality(source, tmp_path)
         train_run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     spec = ModelSpec(
-        code_length=8, vocabulary=1, image_side=16, image_network="small-resnet", text_network=""
+        code_length=8, vocabulary=1, image_side=16, image_network="tiny-resnet", text_network=""
     )
     model = build_hash_model(spec, seed=0)
     assert set(validation_scores(model, data)) == {"i2i", "select"}

@@ -13,10 +13,12 @@ import torch
 from conftest import SPEC, make_model, step_of
 from torch import nn
 
+from hamward.artifacts import RunFolder, read_tensors
 from hamward.config import call_with
 from hamward.data import RetrievalData
-from hamward.defenses import DEFENSES, CodePGD
+from hamward.defenses import DEFENSES, CodePGD, FPADObjective
 from hamward.errors import ConfigError
+from hamward.evaluation import HardenConfig, ModelConfig, TrainConfig, harden_run, train_run
 from hamward.evaluation.scoring import robust_validation_scores
 from hamward.models import HashModel
 from hamward.training import OBJECTIVES, FitConfig, Objective, fit
@@ -158,3 +160,47 @@ def test_it_withstands_an_attack_better_than_the_control(
     name: str, model: HashModel, data: RetrievalData, control: float
 ) -> None:
     assert withstood(name, model, data) > control + 0.02
+
+
+@pytest.mark.parametrize(("victim", "name"), [("fpad", "fpad"), ("dpsh", "atrdh")])
+def test_it_hardens_a_run_folder(
+    victim: str, name: str, data: RetrievalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A victim of FPAD brings the class codes that its training fixed."""
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
+    text = "" if victim == "dpsh" else "bow-mlp"
+    neck = (8,) if victim == "fpad" else ()
+    model = ModelConfig(
+        code_length=16,
+        image_network="small-resnet",
+        text_network=text,
+        text_width=32,
+        neck=neck,
+    )
+    options = {"prototype_share": 0.01} if victim == "fpad" else {}
+    train = TrainConfig(method=victim, options=options, model=model, fit=FIT)
+    train_run(train, tmp_path / "victim")
+    seen: list[torch.Tensor] = []
+    find = FPADObjective._find_anchors
+
+    def watched(self: FPADObjective, model: HashModel) -> torch.Tensor:
+        seen.append(find(self, model))
+        return seen[-1]
+
+    monkeypatch.setattr(FPADObjective, "_find_anchors", watched)
+    config = HardenConfig(
+        defense=name,
+        victim=str(tmp_path / "victim"),
+        options={"steps": 1},
+        fit=dataclasses.replace(FIT, epochs=1),
+    )
+    harden_run(config, tmp_path / "hard")
+    validation = RunFolder(tmp_path / "hard").info()["validation"]
+    assert {"attacked_i2i" if victim == "dpsh" else "attacked_t2i"} < set(validation)
+    if victim == "fpad":
+        kept = read_tensors(tmp_path / "victim" / "objective.safetensors")
+        assert torch.equal(seen[0], kept["buffers/anchors"])
+    wrong = dataclasses.replace(config, options={"epz": 1})
+    with pytest.raises(ConfigError, match="did you mean 'eps'"):
+        harden_run(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

@@ -322,7 +322,7 @@ def test_a_model_of_one_modality_is_scored_within_it(data: RetrievalData) -> Non
         code_length=16,
         vocabulary=0 + 12,
         image_side=16,
-        image_network="small-resnet",
+        image_network="tiny-resnet",
         text_network="",
     )
     victim = build_hash_model(spec, seed=0).eval()

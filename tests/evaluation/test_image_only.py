@@ -34,7 +34,7 @@ from hamward.models import build_hash_model
 from hamward.training import FitConfig
 
 FIT = FitConfig(epochs=2, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
-IMAGE = ModelConfig(code_length=16, image_network="small-resnet", text_network="")
+IMAGE = ModelConfig(code_length=16, image_network="tiny-resnet", text_network="")
 BOTH = dataclasses.replace(IMAGE, text_network="bow-mlp", text_width=32)
 TRAIN = TrainConfig(method="dpsh", model=IMAGE, fit=FIT)
 ATTACKS = {"own-code": {"steps": 2}, "random-noise": {}}
@@ -191,7 +191,7 @@ def test_its_training_resumes_to_the_same_weights(
         ),
         (
             dataclasses.replace(TRAIN, model=dataclasses.replace(IMAGE, weights="none.pth")),
-            "'small-resnet' reads no weight files",
+            "'tiny-resnet' reads no weight files",
         ),
         (
             dataclasses.replace(
@@ -300,7 +300,7 @@ def test_the_command_line_trains_attacks_and_reports_it(
     for method in ("dpsh", "dph", "hashnet", "csq"):
         folder = out / method
         told = run(
-            "train", method, "--image-network", "small-resnet", "--code-length", "16",
+            "train", method, "--image-network", "tiny-resnet", "--code-length", "16",
             "--epochs", "1", "--batch-size", "16", "--out", str(folder), *quiet,
         )  # fmt: skip
         assert "tie-aware validation MAP i2i" in told

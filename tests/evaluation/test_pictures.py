@@ -1,16 +1,28 @@
 """Adversarial pictures as files: lossless, indexed, read back for the score; JPEG beside."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from hamward.attacks import OwnCode
-from hamward.data import RetrievalData
+from hamward.artifacts import read_tensors
+from hamward.attacks import OwnCode, TagEdits
+from hamward.data import RetrievalData, Split
+from hamward.data.folder import read_folder
 from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation import evaluate
-from hamward.evaluation.pictures import as_jpeg, check_transform, read_pictures, write_pictures
+from hamward.evaluation.evaluate import adversarial_file
+from hamward.evaluation.pictures import (
+    as_jpeg,
+    check_transform,
+    edited_texts,
+    read_pictures,
+    read_texts,
+    write_pictures,
+)
 from hamward.models import HashModel
 
 
@@ -53,6 +65,61 @@ def test_an_evaluation_scores_what_it_reads_from_the_files(
     assert stored.map == plain.find("v", "own-code@8/255", "i2t").map
     jpeg = files.find("v", "own-code@8/255", "i2t", stored="jpeg-50")
     assert jpeg.linf > stored.linf and not jpeg.counts and stored.counts
+
+
+def test_edited_texts_are_written_beside_the_clean_pictures_and_scored_as_read(
+    model: HashModel, data: RetrievalData, tmp_path: Path
+) -> None:
+    attacks = {"tag-edits": TagEdits(insertions=2, deletions=1)}
+    options = {"folder": tmp_path, "pictures": True, "modalities": ("text",)}
+    files = evaluate({"v": model}, data, attacks, **options)  # type: ignore[arg-type]
+    plain = evaluate({"v": model}, data, attacks, modalities=("text",))
+    assert files.find("v", "tag-edits", "t2i").map == plain.find("v", "tag-edits", "t2i").map
+    folder = tmp_path / "pictures" / "v" / "tag-edits"
+    ids = torch.tensor(data.ids[data.positions("query", "text")])
+    crafted = read_tensors(adversarial_file(tmp_path, "v", "tag-edits", "text"))["x_adv"]
+    assert torch.equal(read_texts(folder, ids, data.words), crafted)
+    assert torch.equal(
+        read_pictures(folder, ids), data.inputs("image", data.positions("query", "text"))
+    )
+    with pytest.raises(ArtifactError, match="the text of item 5 is missing"):
+        read_texts(folder, torch.tensor([5]), data.words)
+    # Another text in the file is another score: it is the file that is scored.
+    index = folder / "index.csv"
+    index.write_text(index.read_text().replace("w0", "w11"))
+    assert not torch.equal(read_texts(folder, ids, data.words), crafted)
+
+
+def test_edited_texts_read_as_the_bag_says(data: RetrievalData) -> None:
+    place = data.split.query[0]
+    told = dataclasses.replace(
+        data,
+        texts=tuple("W1, the w2!" if i == place else t for i, t in enumerate(data.texts)),
+        bags=np.stack([np.eye(12, dtype=np.uint8)[[1, 2]].sum(0) if i == place else b
+                       for i, b in enumerate(data.bags)]).astype(np.uint8),
+        digest="",
+    )  # fmt: skip
+    bag = torch.zeros(1, 12)
+    bag[0, [2, 7, 5]] = 1
+    ids = torch.tensor([int(data.ids[place])])
+    assert edited_texts(told, ids, bag) == ["the w2 w5 w7"]
+    tags = dataclasses.replace(told, words=("two words", *data.words[1:]), digest="")
+    bag[0, 0] = 1
+    assert edited_texts(tags, ids, bag) is None, "no reader finds 'two words' again"
+
+
+def test_data_without_labels_get_no_such_column(data: RetrievalData, tmp_path: Path) -> None:
+    both = np.arange(72)
+    split = Split(
+        query=data.split.query, database=both, train=both[24:], validation=both[:0],
+        searched_query=True,
+    )  # fmt: skip
+    none = np.zeros((len(data), 0), np.uint8)
+    bare = dataclasses.replace(data, labels=none, label_names=(), split=split, digest="")
+    write_pictures(tmp_path, grid(3), bare, torch.tensor(data.ids[[5, 0, 7]]))
+    source = read_folder(tmp_path)
+    assert source.label_names == () and source.ids.tolist() == data.ids[[5, 0, 7]].tolist()
+    assert list(source.texts) == [data.texts[i] for i in (5, 0, 7)]
 
 
 def test_jpeg_changes_little_at_high_quality_and_more_at_low() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny_data
 
-from hamward.artifacts import RunFolder, read_json, read_table
+from hamward.artifacts import RunFolder, read_json, read_table, read_tensors, write_tensors
 from hamward.attacks import CMLA, OwnCode
 from hamward.data import RetrievalData, Split
 from hamward.errors import ArtifactError, ConfigError, HamwardError, UnknownNameError
@@ -26,10 +26,10 @@ from hamward.evaluation import (
     train_run,
 )
 from hamward.models import HashModel
-from hamward.training import FitConfig
+from hamward.training import SSAH, FitConfig, Step
 
 FIT = FitConfig(epochs=3, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
-MODEL = ModelConfig(code_length=16, image_network="small-resnet", text_width=32)
+MODEL = ModelConfig(code_length=16, image_network="tiny-resnet", text_width=32)
 TRAIN = TrainConfig(model=MODEL, fit=FIT)
 ATTACKS = {"own-code@4/255": {"eps": "4/255", "steps": 2}, "random-noise": {}}
 
@@ -142,6 +142,44 @@ def test_a_killed_hardening_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             harden_run(harden_config(victim), tmp_path / "killed")
     resumed = harden_run(harden_config(victim), tmp_path / "killed", resume=True)
     assert equal(resumed, whole)
+
+
+def test_hardening_goes_on_with_the_networks_of_the_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SSAH's label network leads both encoders: a fresh one would lead somewhere else."""
+    victim, started = tmp_path / "victim", []
+    fit_config = dataclasses.replace(FIT, epochs=1)
+    model = dataclasses.replace(MODEL, neck=(8,))
+    options = {"label_passes": 1}
+    train_run(TrainConfig(method="ssah", options=options, model=model, fit=fit_config), victim)
+    kept = read_tensors(victim / "objective.safetensors")
+    assert {"buffers/label", "buffers/codes", "modules/label.head.weight"} < set(kept)
+    assert not any(k.startswith("model/") for k in kept)
+
+    original = SSAH.loss
+
+    def watching(self: SSAH, model: HashModel, step: Step) -> torch.Tensor:
+        if step.number == 0:
+            started.append(self.modules["label"].head.weight.detach().clone())
+        return original(self, model, step)
+
+    monkeypatch.setattr(SSAH, "loss", watching)
+    config = HardenConfig(defense="control", victim=str(victim), fit=fit_config)
+    harden_run(config, tmp_path / "hard")
+    assert torch.equal(started[0], kept["modules/label.head.weight"])
+    moved = read_tensors(tmp_path / "hard" / "objective.safetensors")
+    assert moved.keys() == kept.keys()
+    assert not torch.equal(moved["modules/label.head.weight"], started[0])
+
+    wrong = {**kept, "buffers/label": kept["buffers/label"][:3]}
+    write_tensors(victim / "objective.safetensors", wrong)
+    with pytest.raises(ArtifactError, match=r"are not those of this objective \(buffer label has"):
+        harden_run(config, tmp_path / "wrong")
+    (victim / "objective.safetensors").unlink()  # as folders of older versions are
+    harden_run(config, tmp_path / "anew")
+    assert not torch.equal(started[-1], kept["modules/label.head.weight"])
+    assert "no networks were kept beside the model" in caplog.text
 
 
 def test_the_control_is_chosen_by_clean_scores(tmp_path: Path) -> None:

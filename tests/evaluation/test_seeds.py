@@ -13,7 +13,7 @@ from hamward.evaluation.seeds import train_seeds
 from hamward.training import FitConfig
 
 TRAIN = TrainConfig(
-    model=ModelConfig(code_length=16, image_network="small-resnet", text_width=32),
+    model=ModelConfig(code_length=16, image_network="tiny-resnet", text_width=32),
     fit=FitConfig(epochs=2, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10),
 )
 

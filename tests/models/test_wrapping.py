@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from hamward.attacks import OwnCode
+from hamward.attacks import OwnCode, TagEditsByCodes
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError, ConfigError, ShapeError
+from hamward.errors import AccessError, ArtifactError, ConfigError, ShapeError
 from hamward.evaluation import evaluate
 from hamward.models import HashModel, Victim, save_model, wrap
 
@@ -32,6 +33,37 @@ def test_a_wrapped_model_is_attacked_like_the_original(
         if row.attack == "none":
             assert other.map == row.map
     assert foreign.modalities == ("image", "text")
+
+
+def test_a_model_without_gradients_is_attacked_through_its_answers_alone(
+    model: HashModel, data: RetrievalData
+) -> None:
+    def answer(bag: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model.encoder("text")(bag)
+
+    model.eval()
+    service = wrap(text=answer, code_length=16, vocabulary=12, access="codes")
+    few = data.limit(queries=4)
+    with pytest.raises(AccessError, match="own-code on 's' needs access to 'gradients', but this"):
+        evaluate({"s": service}, few, {"own-code": OwnCode()})
+    attacks = {"edits": TagEditsByCodes(insertions=1, deletions=1, candidates=4)}
+    found = evaluate({"s": service}, few, attacks, diagnose=True)
+    assert found.find("s", "edits", "t2t", stored="as typed").submissions > 0
+    assert "random-victim" not in {flag.id for flag in found.flags}
+    Victim(model=service).require("codes", "anybody")
+    lists = wrap(text=answer, code_length=16, vocabulary=12, access="ranks")
+    with pytest.raises(AccessError, match="this victim grants 'ranks' only"):
+        Victim(model=lists).codes("text", torch.zeros(1, 12))
+
+    def moody(bag: Tensor) -> Tensor:
+        asked.append(len(bag))
+        return answer(bag) * (1 if len(asked) < 3 else (-1) ** len(asked))
+
+    asked: list[int] = []
+    unsteady = wrap(text=moody, code_length=16, vocabulary=12, access="codes")
+    flags = evaluate({"s": unsteady}, few, {}, diagnose=True).flags
+    assert [f.value for f in flags if f.id == "random-victim"] == [1.0]
 
 
 def test_modules_move_and_freeze_with_the_victim(model: HashModel) -> None:

@@ -4,18 +4,20 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_tiny_data
+from conftest import SPEC, make_model, make_tiny_data
 
 from hamward.artifacts import read_tensors, write_tensors
 from hamward.attacks import CMLA, Attack, OwnCode
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, TrainingError
 from hamward.evaluation.scoring import robust_validation_scores, validation_scores
-from hamward.models import HashModel
+from hamward.models import HashModel, build_hash_model
 from hamward.progress import NoProgress
-from hamward.training import DCMH, FitConfig, Fitted, Step, fit
+from hamward.training import DCMH, FitConfig, Fitted, Objective, Step, fit
+from hamward.training.optimizers import make_optimizer, rate_factor
 
 CONFIG = FitConfig(epochs=4, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
 
@@ -27,14 +29,15 @@ def train(
     checkpoint: Path | None = None,
     progress: NoProgress | None = None,
     model: HashModel | None = None,
+    objective: Objective | None = None,
 ) -> tuple[HashModel, Fitted]:
     model = model or make_model()
     fitted = fit(
         model,
-        DCMH(),
+        objective or DCMH(),
         data,
         config=config,
-        score=lambda m: validation_scores(m, data),
+        score=lambda m: {"select": 0.0} if objective else validation_scores(m, data),
         checkpoint=checkpoint,
         progress=progress or NoProgress(),
     )
@@ -82,6 +85,29 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(data: RetrievalD
     assert equal(first, second)
     third, _ = train(data, config=dataclasses.replace(config, seed=1))
     assert not equal(first, third)
+
+
+WORDS = dataclasses.replace(SPEC, image_network="")
+
+
+class Words:
+    """A small objective over texts alone: codes of labels."""
+
+    phases = ("text",)
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, torch.Tensor] = {}
+        self.modules = torch.nn.ModuleDict()
+
+    def start(self, model: HashModel, data: RetrievalData, positions: np.ndarray) -> None:
+        self.labels = data.label(positions)
+
+    def loss(self, model: HashModel, step: Step) -> torch.Tensor:
+        outputs = torch.tanh(model.logits("text", step.items["text"]))
+        return (outputs[:, :4] - 2 * self.labels[step.rows] + 1).square().mean()
+
+    def end_epoch(self) -> None:
+        pass
 
 
 STEPS = 6  # an epoch: 3 batches of 16 for each of two phases
@@ -144,13 +170,110 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     file = tmp_path / "checkpoint.safetensors"
     score = lambda m: validation_scores(m, data)  # noqa: E731
     with pytest.raises(
-        TrainingError, match=r"nan in epoch 2, step 7: lower.*last good state is in"
+        TrainingError, match=r"epoch 2, step 7: the loss is nan: lower.*last good state is in"
     ):
         fit(make_model(), Diverging(), data, config=CONFIG, score=score, checkpoint=file)
     resumed, _ = train(data, checkpoint=file)
     assert equal(resumed, train(data)[0])
     with pytest.raises(TrainingError, match=r"lower the learning rate$"):
         fit(make_model(), Diverging(), data, config=CONFIG, score=score)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_every_optimizer_resumes_to_the_same_bits(
+    data: RetrievalData, tmp_path: Path, optimizer: str, momentum: float
+) -> None:
+    config = FitConfig(
+        epochs=2,
+        batch_size=16,
+        image_rate=1e-3,
+        text_rate=1e-3,
+        optimizer=optimizer,
+        momentum=momentum,
+        schedule="exponential",
+        warmup=0,
+    )
+    model = lambda: build_hash_model(WORDS, seed=0)  # noqa: E731
+    whole, expected = train(data, config=config, objective=Words(), model=model())
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            data,
+            config=config,
+            objective=Words(),
+            model=model(),
+            checkpoint=file,
+            progress=Killing(4),
+        )
+    resumed, fitted = train(data, config=config, objective=Words(), model=model(), checkpoint=file)
+    assert equal(resumed, whole) and fitted.best == expected.best
+    assert not equal(whole, model())
+
+
+def test_steps_are_those_of_the_equations(data: RetrievalData) -> None:
+    """One weight, one step a batch, worked by hand from w = 1 and the gradient g = 2."""
+    expected = {
+        # g + 0.5 w = 2.5; velocities 2.5, then 0.9 x 2.5 + (2 + 0.5 x 0.75)
+        "sgd": (1 - 0.1 * 2.5, 0.75 - 0.1 * (2.25 + 2.375)),
+        # the first moment over the root of the second, without bias: the sign of the gradient
+        "adam": (1 - 0.1, 0.8),
+        "adamw": (1 - 0.05 - 0.1, 0.85 - 0.0425 - 0.1),
+        # root of the mean square: 0.1 |g|; g / it = 10; velocity as in sgd
+        "rmsprop": (1 - 0.1 * 10, None),
+    }
+    for name, values in expected.items():
+        weight = torch.nn.Parameter(torch.ones(1))
+        group = [{"params": [weight], "lr": 0.1}]
+        optimizer = make_optimizer(group, name=name, momentum=0.9, weight_decay=0.5)
+        for value in values:
+            weight.grad = torch.full_like(weight, 2)
+            optimizer.step()
+            if value is not None:
+                assert weight.item() == pytest.approx(value, abs=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.02, 0.5, 1.0, 0.01 + 0.99 * 0.5]),
+        ("constant", [0.02, 0.5, 1.0, 1.0]),
+        ("exponential", [0.02, 0.5, 1.0, 0.1**2]),
+    ],
+)
+def test_rates_rise_then_follow_their_schedule(schedule: str, expected: list[float]) -> None:
+    steps = [(0.0, 1), (0.1, 1), (0.2, 1), (0.6, 3)]
+    found = [
+        rate_factor(share, epoch=epoch, schedule=schedule, warmup=0.2, decay=0.1)
+        for share, epoch in steps
+    ]
+    assert found == pytest.approx(expected)
+
+
+def test_training_stops_when_validation_no_longer_improves(
+    data: RetrievalData, tmp_path: Path
+) -> None:
+    config = FitConfig(epochs=9, batch_size=16, patience=2)
+    select = [0.2, 0.5, 0.5, 0.6, 0.1, 0.6, 0.9]
+    seen: list[float] = []
+
+    def score(m: HashModel) -> Mapping[str, float]:
+        seen.append(select[len(seen)])
+        return {"select": seen[-1]}
+
+    def run(**options: object) -> Fitted:
+        model = build_hash_model(WORDS, seed=0)
+        return fit(model, Words(), data, config=config, score=score, **options)
+
+    fitted = run()
+    assert (len(fitted.history), fitted.best_epoch) == (6, 4), "an equal score is not better"
+    seen.clear()
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=file, progress=Killing(3 * 5))
+    assert len(run(checkpoint=file).history) == 6, "the epochs before the kill count"
+    assert len(run(checkpoint=file).history) == 6, "and a stopped run stays stopped"
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("damage", ["noise", "foreign", "model", "items", "log"])
@@ -253,12 +376,15 @@ def test_queries_are_never_looked_at(monkeypatch: pytest.MonkeyPatch, attack: At
         ({"batch_size": 1}, r"batch_size must be in \[2, 65536\], got 1"),
         ({"image_rate": -1.0}, "image_rate"),
         ({"warmup": 1.5}, "warmup"),
-        ({"clip_norm": 0.0}, "clip_norm must be positive, got 0"),
+        ({"clip_norm": -1.0}, "clip_norm must be in"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 0.9999\], got 1"),
+        ({"decay": 0.0}, "decay must be in"),
+        ({"patience": -1}, r"patience must be in \[0, 100000\], got -1"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(CONFIG, **change)
+        FitConfig(**change)
 
 
 def test_a_batch_beyond_the_training_items_is_refused(data: RetrievalData) -> None:

@@ -26,7 +26,7 @@ from hamward.training.image_memory import ImageMemory
 
 NAMES = ("csq", "dph", "dpsh", "hashnet")
 SPEC = ModelSpec(
-    code_length=16, vocabulary=12, image_side=16, image_network="small-resnet", text_network=""
+    code_length=16, vocabulary=12, image_side=16, image_network="tiny-resnet", text_network=""
 )
 
 

@@ -20,6 +20,7 @@ from hamward.attacks import (
     tag_edits,
     tha,
     transfer,
+    universal,
 )
 from hamward.attacks.aach import AACH
 from hamward.attacks.base import (
@@ -27,6 +28,7 @@ from hamward.attacks.base import (
     Attack,
     Goal,
     References,
+    Role,
     TrainableAttack,
     ascend,
     check_steps,
@@ -45,20 +47,22 @@ from hamward.attacks.craft import (
 from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
 from hamward.attacks.fpad import FPAD
+from hamward.attacks.generative import FittedGenerator
 from hamward.attacks.hag import HAG
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
 from hamward.attacks.own_code import OwnCode, RandomNoise
-from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
+from hamward.attacks.prosgan import ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
 from hamward.attacks.sdha import SDHA, SDHATargeted
 from hamward.attacks.square import Square, SquareList
 from hamward.attacks.strongest import Strongest, StrongestTargeted
-from hamward.attacks.tadch import TADCH, FittedTADCH
+from hamward.attacks.tadch import TADCH
 from hamward.attacks.tag_edits import TagEdits, TagEditsByCodes, positions_of_words
 from hamward.attacks.targets import TargetProtocol, choose_targets
 from hamward.attacks.tha import THA
 from hamward.attacks.transfer import Transfer
+from hamward.attacks.universal import FittedUniversal, Universal
 
 __all__ = [
     "Strongest",
@@ -80,14 +84,14 @@ __all__ = [
     "CgAT",
     "Crafted",
     "Distortion",
-    "FittedProSGAN",
-    "FittedTADCH",
+    "FittedGenerator",
     "Goal",
     "Knockoff",
     "OwnCode",
     "ProSGAN",
     "RandomNoise",
     "References",
+    "Role",
     "TagEdits",
     "TagEditsByCodes",
     "TargetProtocol",
@@ -98,6 +102,8 @@ __all__ = [
     "SDHATargeted",
     "TrainableAttack",
     "Transfer",
+    "Universal",
+    "FittedUniversal",
     "aach",
     "ascend",
     "cgat",
@@ -121,6 +127,7 @@ __all__ = [
     "round_to_grid",
     "square",
     "transfer",
+    "universal",
     "tag_edits",
     "saat",
     "sdha",

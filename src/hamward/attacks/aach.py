@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
 from hamward.attacks.budget import Budget
 from hamward.attacks.surrogate import (
-    ask,
-    build_surrogate,
-    choose_queries,
+    learn_surrogate,
     other_modality,
     places,
     ranked_by,
     refuse_toward,
     relaxed_database,
     same_type,
-    train_surrogate,
+    surrogate_fit,
 )
 from hamward.codes import binarize, hamming_distance
 from hamward.data import RetrievalData
@@ -32,7 +30,6 @@ from hamward.models import HashModel, Victim, frozen, save_model
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
 from hamward.random import item_uniform
-from hamward.training.fit import FitConfig
 from hamward.training.objective import Phase, Step
 from hamward.types import MODALITIES, Modality
 
@@ -214,6 +211,7 @@ class AACH:
         text_rate: Peak learning rate of the text surrogate.
     """
 
+    name: ClassVar[str] = "aach"
     access: ClassVar[Access] = "ranks"
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
@@ -239,7 +237,7 @@ class AACH:
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        self.budget("image"), self.budget("text"), self._fit_config(0)
+        self.budget("image"), self.budget("text"), surrogate_fit(self)
         if not (self.near > 0 and self.far > 0 and self.near + self.far <= 1):
             raise ConfigError(
                 "near and far must be positive and at most 1 together, got "
@@ -264,16 +262,6 @@ class AACH:
         """Return where the near part of a list ends and where its far part starts."""
         return max(round(self.near * listed), 1), listed - max(round(self.far * listed), 1)
 
-    def _fit_config(self, seed: int) -> FitConfig:
-        return FitConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            image_rate=self.image_rate,
-            text_rate=self.text_rate,
-            flip=False,
-            seed=seed,
-        )
-
     def fit(
         self,
         victim: Victim,
@@ -291,36 +279,25 @@ class AACH:
             ConfigError: there are fewer than M training items.
         """
         listed = ranked_by(victim, data, "aach", top_k=self.top_k)
-        positions = choose_queries(data, modality, self.queries, seed=seed, who="aach")
-        surrogate = build_surrogate(
+        size = len(data.split.database)
+        learned = learn_surrogate(
+            self,
+            victim,
             data,
-            MODALITIES,
-            code_length=self.code_length,
-            image_network=self.image_network,
-            seed=seed,
-        ).to(next(victim.model.parameters()).device)
-        answer = partial(victim.ranks, modality, k=listed)
-        lists = ask(answer, victim, data, modality, positions)
-        objective = Triplets(
             modality,
-            places(lists, len(data.split.database)),
-            listed=listed,
-            options=self,
+            modalities=MODALITIES,
+            code_length=self.code_length,
+            answer=partial(victim.ranks, modality, k=listed),
+            objective=lambda lists: Triplets(
+                modality, places(lists, size), listed=listed, options=self, seed=seed
+            ),
             seed=seed,
-        )
-        train_surrogate(
-            surrogate,
-            objective,
-            data,
-            positions,
-            config=self._fit_config(seed),
             progress=progress,
-            label="aach: surrogate",
-        )
+        ).model
         return FittedAACH(
             options=self,
-            model=surrogate,
-            database=relaxed_database(surrogate, data, other_modality(modality)),
+            model=learned,
+            database=relaxed_database(learned, data, other_modality(modality)),
         )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int8, Int64
@@ -23,11 +23,16 @@ __all__ = [
     "Attack",
     "Goal",
     "References",
+    "Role",
     "Rule",
     "TrainableAttack",
     "ascend",
     "check_steps",
 ]
+
+Role = Literal["query", "candidate", "hub"]
+"""What the attacked item is for: it asks, it lies in the database and shall not be found by what
+it is relevant to, or it lies there and shall be found by as many queries as possible."""
 
 Rule = Callable[[Tensor, int], Tensor]
 """From the gradient of a step and its number to the move; `hamward.attacks.stepping` has some."""
@@ -72,6 +77,7 @@ class Goal:
         target_label: Multi-hot labels that the results shall have, (n, C), for targeted attacks.
         references: Other items, for attacks that use them.
         group: (n,) group of each item, see `References.group`.
+        role: What the items are for; the anchor and the references follow from it.
     """
 
     modality: Modality
@@ -81,16 +87,15 @@ class Goal:
     target_label: Float[Tensor, "n c"] | None = None
     references: References | None = None
     group: Int64[Tensor, " n"] | None = None
+    role: Role = "query"
 
     def select(self, rows: Tensor | slice) -> "Goal":
         """Return the goal of some of the items; references stay whole."""
-        return Goal(
-            modality=self.modality,
+        return dataclasses.replace(
+            self,
             anchor=self.anchor[rows],
-            toward=self.toward,
             label=None if self.label is None else self.label[rows],
             target_label=None if self.target_label is None else self.target_label[rows],
-            references=self.references,
             group=None if self.group is None else self.group[rows],
         )
 
@@ -160,6 +165,9 @@ class Attack(Protocol):
             chosen: `references` (a number, or None for the whole pool) and
             `reference_group` (neighboring items serve as each other's references), where an
             attack has them.
+
+    An attack that can be run on database items names the roles in `roles`; without it, items
+    are queries.
     """
 
     access: ClassVar[Access]

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,12 +9,10 @@ from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, center_codes
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, check_options, pursue, sign_steps
+from hamward.attacks.options import FormOptions
+from hamward.attacks.stepping import pursue, sign_steps
 from hamward.losses import auto_temperature
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["CgAT", "cgat_official"]
 
@@ -28,7 +25,7 @@ __all__ = ["CgAT", "cgat_official"]
     threat="white-box, untargeted, knows query labels and reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CgAT:
+class CgAT(FormOptions):
     """Descend on the agreement with `anchors.center_codes`.
 
     Source: Wang et al., "CgAT: Center-Guided Adversarial Training for Deep Hashing-Based
@@ -39,36 +36,12 @@ class CgAT:
         that is overwritten there: `jaccard`. Ties and items without labels leave their own bits.
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
         codes: Modality of the reference codes.
         jaccard: Weigh positives by the Jaccard index of the labels.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = True
-
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
     codes: CodeSource = "other"
     jaccard: bool = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""

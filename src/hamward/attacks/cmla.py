@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hamward.attacks.base import ATTACKS, Goal, check_steps
+from hamward.attacks.base import ATTACKS, Goal, Role, check_steps
 from hamward.attacks.budget import Budget
 from hamward.codes import hamming_distance
 from hamward.errors import ConfigError
@@ -105,6 +105,7 @@ class CMLA:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = True
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate")
 
     eps: float = 10 / 255
     text_eps: float = 0.05

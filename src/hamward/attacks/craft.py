@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import read_tensors, write_tensors
-from hamward.attacks.base import Attack, Goal, References
+from hamward.attacks.anchors import vote
+from hamward.attacks.base import Attack, Goal, References, Role
 from hamward.attacks.budget import round_to_grid
 from hamward.codes import binarize
 from hamward.data import RetrievalData
@@ -106,8 +107,12 @@ def own_code_goal(
     seed: int = 0,
     pool: NDArray[np.int64] | None = None,
     target_label: Tensor | None = None,
+    role: Role = "query",
 ) -> Goal:
     """Return what an attack shall reach: leave the clean code, or get a target's label.
+
+    A hub approaches the code with the smallest mean distance to those of the pool in the
+    modality that searches it; bits without a majority stay as they are.
 
     References are made if `attack` needs them.
 
@@ -118,12 +123,23 @@ def own_code_goal(
         modality: Modality of the attacked items.
         positions: The attacked items.
         seed: Chooses the reference items.
-        pool: Items that references are chosen from; the database by default.
+        pool: Items that references are chosen from; the database by default. For items of the
+            database: the queries that the attacker knows.
         target_label: Labels to reach, (n, C), for targeted attacks.
+        role: What the items are for.
     """
+    anchor = _as_codes(encode(victim.model, data, modality, positions))
+    pool = data.split.database if pool is None else pool
+    if role == "hub":
+        asking: Modality = "text" if modality == "image" else "image"
+        asking = asking if asking in victim.model.modalities else modality
+        known = _as_codes(encode(victim.model, data, asking, pool)).double()
+        anchor = vote(torch.ones(len(anchor), len(known), dtype=torch.float64), known, anchor)
     goal = Goal(
         modality=modality,
-        anchor=_as_codes(encode(victim.model, data, modality, positions)),
+        anchor=anchor,
+        toward=role == "hub",
+        role=role,
         label=data.label(positions) if data.label_names else None,
         target_label=target_label,
     )
@@ -134,7 +150,6 @@ def own_code_goal(
         chosen = positions
         group = torch.arange(len(positions)) // size
     else:
-        pool = data.split.database if pool is None else pool
         wanted: int | None = getattr(attack, "references", None)
         count = len(pool) if wanted is None else min(wanted, len(pool))
         order = permutation(len(pool), seed=seed, stream="references")

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, draw_by_label, vote
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, annealing, check_options, pursue, unit_steps
+from hamward.attacks.options import FormOptions, check_options
+from hamward.attacks.stepping import annealing, pursue, unit_steps
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["DHTA", "dhta_official", "p2p", "p2p_official"]
 
@@ -29,7 +27,7 @@ __all__ = ["DHTA", "dhta_official", "p2p", "p2p_official"]
     threat="white-box, targeted, knows reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DHTA:
+class DHTA(FormOptions):
     """Ascend on the agreement with a code voted by `votes` drawn references.
 
     Source: Bai et al., "Targeted Attack for Deep Hashing based Retrieval", ECCV 2020. P2P is its
@@ -43,27 +41,13 @@ class DHTA:
         tied bits (even `votes`) keep the clean bit; best iterate returned.
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps, in the scale-free form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
         votes: Number of drawn references, n_t.
         codes: Modality of the reference codes.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = True
-    needs_references: ClassVar[bool] = True
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     steps: int = 50
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
     votes: int = 9
     codes: CodeSource = "other"
 
@@ -71,10 +55,6 @@ class DHTA:
         check_options(self)
         if self.votes < 1:
             raise ConfigError(f"votes must be at least 1, got {self.votes}")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def anchors(self, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return the voted code of each item's target, (n, K)."""

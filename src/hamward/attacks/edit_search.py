@@ -1,18 +1,22 @@
 """Search for the best few edits of bags of words: greedy, beam and exhaustive, all in batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from hamward.attacks.budget import Budget
+from hamward.attacks.base import Goal
+from hamward.attacks.budget import Budget, check_words
+from hamward.errors import ConfigError
+from hamward.models import Victim
 from hamward.random import item_uniform
 
-__all__ = ["EditSearch"]
+__all__ = ["EditSearch", "gradient_rank", "search_of", "served_bits"]
 
 _CHUNK = 2048
+_GRID = 1 << 16
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(rows of the items, texts) -> (m,) float64: bits that serve the goal, and a fraction below 1
@@ -20,6 +24,9 @@ that orders equals."""
 
 Rank = Callable[[Tensor, Tensor, int], Tensor]
 """(rows of the items, texts, step) -> (m, D): a value for each edit, larger ones tried first."""
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""(rows of the items, logits of texts) -> (m,): a value for each text, to be increased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +163,78 @@ class EditSearch:
             values[beam.alive] = ranked.double()
         values = values.masked_fill(~legal, -torch.inf)
         return values.argsort(dim=2, descending=True, stable=True)[:, :, :count]
+
+
+def search_of(
+    victim: Victim,
+    x: Tensor,
+    goal: Goal,
+    ids: Tensor,
+    *,
+    budget: Budget,
+    words: Collection[int] | None = None,
+    beam: int = 1,
+    candidates: int | None = None,
+) -> EditSearch:
+    """Check all that can be checked before the first query, and set up the search.
+
+    Args:
+        victim: Who will be asked.
+        x: Clean texts.
+        goal: What their codes shall be.
+        ids: Item ids.
+        budget: Of norm "edits".
+        words: Positions of the words that may be put in, or None for all.
+        beam: See `EditSearch`.
+        candidates: See `EditSearch`.
+
+    Raises:
+        ConfigError: the budget or a position is larger than the vocabulary.
+        ShapeError: items, ids, goal and victim do not fit, or items are no bags of zeros and ones.
+    """
+    goal.check(victim, x, ids)
+    check_words(x)
+    size = x.shape[1]
+    if words is not None and max(words) >= size:
+        raise ConfigError(f"words must be below {size}, the vocabulary, got {max(words)}")
+    allowed = torch.full((size,), words is None, device=x.device)
+    allowed[list(words or ())] = True
+    there = int(allowed.sum())
+    if budget.eps > size or budget.insertions > there:
+        raise ConfigError(
+            f"tag budget larger than the vocabulary: {budget.insertions} insertions and "
+            f"{budget.deletions} deletions, {there} words to insert, {size} in all"
+        )
+    return EditSearch(
+        x=x.detach(),
+        allowed=allowed,
+        budget=budget,
+        most=victim.code_length,
+        beam=beam,
+        candidates=candidates,
+    )
+
+
+def gradient_rank(victim: Victim, loss: RowLoss) -> Rank:
+    """Order edits by how much each raises a loss, to first order."""
+
+    def rank(rows: Tensor, texts: Tensor, step: int) -> Tensor:
+        leaf = texts.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(rows, victim.logits("text", leaf)).sum(), leaf)
+        return gradient * (1 - 2 * texts)
+
+    return rank
+
+
+def served_bits(goal: Goal, loss: RowLoss) -> RowLoss:
+    """Score logits by the bits that serve a goal; among equals a loss in (-K, K) decides."""
+
+    def value(rows: Tensor, logits: Tensor) -> Float64[Tensor, " m"]:
+        soft = 0.5 + loss(rows, logits).double() / (2 * logits.shape[1])
+        soft = (soft * _GRID).floor().clamp(0, _GRID - 1) / _GRID
+        return goal.select(rows).flips(logits) + soft
+
+    return value
 
 
 def _changed(texts: Float[Tensor, "*n d"], words: Int64[Tensor, "*n"]) -> Float[Tensor, "*n d"]:

@@ -28,16 +28,14 @@ from hamward.attacks.eqb2a_generators import (
     rank_hinge,
 )
 from hamward.attacks.surrogate import (
-    ask,
-    build_surrogate,
-    choose_queries,
     clean_goal,
+    learn_surrogate,
     places,
     ranked_by,
     refuse_toward,
     relaxed_database,
     same_type,
-    train_surrogate,
+    surrogate_fit,
 )
 from hamward.codes import binarize, hamming_distance
 from hamward.data import RetrievalData
@@ -46,7 +44,6 @@ from hamward.models import HashModel, Victim, frozen, save_model
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
 from hamward.random import seeded
-from hamward.training.fit import FitConfig
 from hamward.training.objective import Phase, Step
 from hamward.types import MODALITIES, Modality
 
@@ -73,8 +70,9 @@ class RankTuples:
         return ("image",)
 
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
-        """Remember the public contents of the database."""
+        """Remember the public contents of the database; the image trunk stays as it is."""
         self.data = data
+        model.encoder("image").trunk.requires_grad_(False)
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return L_rank + 0.01 L_bal + 0.001 L_q, both directions."""
@@ -100,10 +98,6 @@ class RankTuples:
 
     def end_epoch(self) -> None:
         """Do nothing."""
-
-
-def _gap(codes: Tensor) -> Tensor:
-    return (codes - torch.where(codes >= 0, 1.0, -1.0)).square().mean()
 
 
 @ATTACKS.register(
@@ -152,6 +146,8 @@ class EQB2A:
         step_size: First step relative to the radius, of head "pgd".
     """
 
+    name: ClassVar[str] = "eqb2a"
+    batch_size: ClassVar[int] = BATCH
     access: ClassVar[Access] = "ranks"
     modalities: ClassVar[tuple[Modality, ...]] = ("image",)
     targeted: ClassVar[bool] = False
@@ -172,7 +168,7 @@ class EQB2A:
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        self.budget("image"), self._fit_config(0)
+        self.budget("image"), surrogate_fit(self)
         for name in ("code_length", "perturbation_epochs", "generator_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -187,16 +183,6 @@ class EQB2A:
     def budget(self, modality: Modality) -> Budget:
         """Return the l_inf ball of radius eps."""
         return Budget(eps=self.eps)
-
-    def _fit_config(self, seed: int) -> FitConfig:
-        return FitConfig(
-            epochs=self.epochs,
-            batch_size=BATCH,
-            image_rate=self.image_rate,
-            text_rate=self.text_rate,
-            flip=False,
-            seed=seed,
-        )
 
     def fit(
         self,
@@ -219,35 +205,34 @@ class EQB2A:
         listed = ranked_by(victim, data, "eqb2a", top_k=self.top_k)
         if listed < SPREAD:
             raise ConfigError(f"eqb2a: a list must show at least {SPREAD} items, got {listed}")
-        positions = choose_queries(data, modality, self.queries, seed=seed, who="eqb2a")
-        device = next(victim.model.parameters()).device
-        surrogate = build_surrogate(
-            data,
-            MODALITIES,
-            code_length=self.code_length,
-            image_network=self.image_network,
-            seed=seed,
-        ).to(device)
-        surrogate.encoder("image").trunk.requires_grad_(False)
         nets = None
         if self.head != "pgd":
             with seeded(seed, "eqb2a networks"):
                 bound = self.eps if self.head == "bounded" else None
-                nets = Generators(data.image_side, self.code_length, eps=bound).to(device)
-        answer = partial(victim.ranks, modality, k=listed)
-        lists = ask(answer, victim, data, modality, positions)
-        train_surrogate(
-            surrogate,
-            RankTuples(lists, len(data.split.database)),
+                nets = Generators(data.image_side, self.code_length, eps=bound).to(
+                    next(victim.model.parameters()).device
+                )
+        learned = learn_surrogate(
+            self,
+            victim,
             data,
-            positions,
-            config=self._fit_config(seed),
+            modality,
+            modalities=MODALITIES,
+            code_length=self.code_length,
+            answer=partial(victim.ranks, modality, k=listed),
+            objective=lambda lists: RankTuples(lists, len(data.split.database)),
+            seed=seed,
             progress=progress,
-            label="eqb2a: surrogate",
         )
+        surrogate = learned.model
         database = relaxed_database(surrogate, data, "text")
         if nets is not None:
-            log = QueryLog(data=data, positions=positions, lists=lists, database=database)
+            log = QueryLog(
+                data=data,
+                positions=learned.positions,
+                lists=learned.answers,
+                database=database,
+            )
             nets.train_perturbations(log, self.perturbation_epochs, seed=seed, progress=progress)
             nets.train_images(log, surrogate, self.generator_epochs, seed=seed, progress=progress)
             nets.requires_grad_(False).eval()

@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, class_prototypes
-from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, check_options, pursue, sign_steps
+from hamward.attacks.base import ATTACKS, Goal, Role
+from hamward.attacks.options import FormOptions, check_options
+from hamward.attacks.stepping import pursue, sign_steps
 from hamward.codes import binarize
 from hamward.losses import auto_temperature, prototype_contrast, unit_logits
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
+from hamward.types import Modality
 
 __all__ = ["FPAD", "fooled", "fpad_as_coded", "item_budgets", "own_share", "reduced_budget"]
 
@@ -109,7 +108,7 @@ class _Contrast:
     threat="white-box, untargeted, knows query labels and reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FPAD:
+class FPAD(FormOptions):
     """Minimize `losses.prototype_contrast` with near = foreign and far = own classes.
 
     Source: Yu et al., "Fuzzy-Prototype-guided Adversarial Attack and Defense for Deep
@@ -125,40 +124,21 @@ class FPAD:
         Best iterate under the same loss of the code (there: the last).
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        text_step_size: The same for bags of words.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
+        text_step_size: `step_size` for bags of words.
         tau: Temperature of the contrast.
         adaptive: Attack items that a full run fools again, with `reduced_budget`.
         codes: Modality of the codes that prototypes are made of.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = True
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate")
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
     text_step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
     tau: float = 20.0
     adaptive: bool = False
     codes: CodeSource = "other"
 
     def __post_init__(self) -> None:
         check_options(self, tau=self.tau, text_step_size=self.text_step_size)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""

@@ -1,52 +1,44 @@
-"""Training and storing a generator that leads pictures to prototype codes of target labels."""
+"""Generators as attacks: one pass leads a picture to the code of any target label."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 
-from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.attacks.base import Goal
-from hamward.attacks.prosgan_networks import Discriminator, check_width
+from hamward.attacks.budget import Budget
+from hamward.attacks.fitted import read_fitted, write_fitted
+from hamward.attacks.generator_training import (
+    Condition,
+    GeneratorRecipe,
+    Output,
+    picture_of,
+    train_generator,
+)
+from hamward.attacks.prototypes import CodesOf, Prototypes, training_codes
+from hamward.attacks.surrogate import same_type
+from hamward.codes import binarize
+from hamward.config import from_mapping, to_mapping
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError, ConfigError, ShapeError, TrainingError
-from hamward.losses import auto_temperature
+from hamward.errors import ArtifactError, ConfigError, ShapeError
 from hamward.models import Victim
-from hamward.models.networks import bf16_supported
-from hamward.progress import SILENT, Progress
-from hamward.random import item_uniform, permutation, seeded
+from hamward.models.victim import Access
+from hamward.progress import Progress
+from hamward.random import seeded
+from hamward.types import Modality
 
 __all__ = [
-    "Closeness",
-    "Condition",
-    "GeneratorRecipe",
+    "FittedGenerator",
+    "GenerativeOptions",
     "Made",
-    "Output",
-    "adversarial_loss",
-    "closeness_loss",
-    "discriminator_loss",
-    "like",
-    "linear_decay",
-    "load_parts",
-    "made_for",
-    "picture_of",
-    "reconstruction_loss",
-    "save_parts",
-    "train_generator",
+    "bound",
+    "check_generative",
+    "fit_generator",
+    "recipe_of",
 ]
-
-Closeness = Literal["tanh", "square", "auto"]
-Output = Literal["bounded", "picture"]
-Condition = Callable[
-    [Int64[Tensor, " n"]],
-    tuple[Float[Tensor, "n c"], Float[Tensor, "n ..."], Float[Tensor, "n k"]],
-]
-"""Numbers of targets -> their labels, what the generator reads of them, and codes to reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,329 +48,263 @@ class Made:
     Attributes:
         image_side: Side of the pictures.
         labels: Number of labels C.
+        vocabulary: Number of words D.
+        items: Number of training items.
         code_length: Number of bits K.
     """
 
     image_side: int
     labels: int
+    vocabulary: int
+    items: int
     code_length: int
 
 
+@runtime_checkable
+class GenerativeOptions(Protocol):
+    """What `fit_generator` asks of an attack's options."""
+
+    name: ClassVar[str]
+    access: ClassVar[Access]
+
+    @property
+    def eps(self) -> float | None:
+        """Return the l_inf radius in [0, 1]; None leaves the result unbounded."""
+
+    @property
+    def output(self) -> Output:
+        """Return what the generator's raw output stands for."""
+
+    @property
+    def codes_of(self) -> CodesOf:
+        """Return which training codes prototypes lie amid."""
+
+    def networks(self, made: Made) -> tuple[Prototypes, nn.Module]:
+        """Return prototypes and generator, fresh weights from the global random stream."""
+
+    def learn(
+        self,
+        prototypes: Any,
+        data: RetrievalData,
+        *,
+        codes: Int8[Tensor, "n k"],
+        code_labels: Float[Tensor, "n c"],
+        seed: int,
+        progress: Progress,
+    ) -> tuple[Condition, int]:
+        """Train the prototypes in place and leave them frozen; return targets and their number."""
+
+
+def bound(eps: float | None) -> Budget:
+    """Return the l_inf ball of radius eps; without a bound, the whole range."""
+    return Budget(eps=1.0 if eps is None else eps)
+
+
+def recipe_of(options: Any) -> GeneratorRecipe:
+    """Return the options of stage 2 among an attack's own, which have the same names."""
+    return GeneratorRecipe(**{n: getattr(options, n) for n in GeneratorRecipe.__dataclass_fields__})
+
+
+def check_generative(options: Any, *counts: str) -> None:
+    """Refuse options out of range.
+
+    Raises:
+        ConfigError: one of the `counts` is below 1, the prototypes' learning rate is not
+            positive, or the recipe refuses.
+        BudgetError: eps is no radius.
+    """
+    bound(options.eps), recipe_of(options)
+    for name in counts:
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(options, name)}")
+    if options.prototype_rate <= 0:
+        raise ConfigError(f"prototype_rate must be positive, got {options.prototype_rate:g}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorRecipe:
-    """How a generator is trained.
+class FittedGenerator:
+    """A trained generator, applied in one forward pass to each picture.
+
+    It asks the victim nothing: gradients were needed in training only, so that it also runs
+    against other victims of the same code length (transfer).
 
     Attributes:
-        epochs: Passes over the training pictures.
-        decay_epochs: The last ones of them, in which the learning rate falls linearly.
-        batch_size: Pictures a step.
-        learning_rate: Of generator and discriminator (Adam, betas 0.5 and 0.999).
-        width: Channels of the first layer of generator and discriminator.
-        discriminator_period: The discriminator learns in every such batch.
-        reconstruction_weight: Weight of the mean squared error in [-1, 1] units.
-        hamming_weight: Weight of the term that approaches the code.
-        adversarial_weight: Weight of the discriminator's verdict; 0 trains without one.
-        closeness: Form of the term that approaches the code.
-        output: "picture": the generator paints a whole picture; "bounded": it chooses each
-            value between the two bounds that eps and the box leave.
-        eps: l_inf radius, or None for no bound.
+        options: What it was trained with.
+        made: What pictures, labels and codes it was trained for.
+        prototypes: Target labels -> what the generator reads of them, and prototype codes.
+        generator: Pictures and what it reads of their targets -> raw output.
+        eps: l_inf radius of the result, or None for no bound; by default that of the options.
+            Another one than in training may be set with `dataclasses.replace`.
     """
 
-    epochs: int
-    decay_epochs: int
-    batch_size: int
-    learning_rate: float
-    width: int
-    discriminator_period: int
-    reconstruction_weight: float
-    hamming_weight: float
-    adversarial_weight: float
-    closeness: Closeness
-    output: Output
+    access: ClassVar[Access] = "ranks"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+    targeted: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = False
+
+    options: GenerativeOptions
+    made: Made
+    prototypes: Prototypes
+    generator: nn.Module
     eps: float | None
 
     def __post_init__(self) -> None:
-        check_width(self.width)
-        for name in ("epochs", "batch_size", "discriminator_period"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.decay_epochs <= self.epochs:
-            raise ConfigError(
-                f"decay_epochs must be in [0, epochs = {self.epochs}], got {self.decay_epochs}"
+        bound(self.eps)
+        if self.options.output == "bounded" and self.eps is None:
+            raise ConfigError("this generator was trained within a bound: eps must be a number")
+
+    def budget(self, modality: Modality) -> Budget:
+        """Return the l_inf ball of radius eps; without a bound, the whole range."""
+        return bound(self.eps)
+
+    def codes(
+        self, target_label: Float[Tensor, "n c"], *, ids: Int64[Tensor, " n"], seed: int
+    ) -> Int8[Tensor, "n k"]:
+        """Return the prototype codes of targets: the best that the attack can hope for.
+
+        Raises:
+            ShapeError: another number of labels.
+        """
+        if target_label.shape[1] != self.made.labels:
+            raise ShapeError(
+                f"target labels must be (n, {self.made.labels}), got {tuple(target_label.shape)}"
             )
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate:g}")
-        for name in ("reconstruction_weight", "hamming_weight", "adversarial_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name):g}")
-        if self.output == "bounded" and self.eps is None:
-            raise ConfigError("output = 'bounded' needs an eps; 'picture' can do without")
+        label = target_label.to(next(self.prototypes.parameters()))
+        with torch.no_grad():
+            return binarize(self.prototypes.conditions(label, ids=ids, seed=seed)[1])
+
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
+        """Return adversarial pictures; see `Attack`. `seed` chooses targets' texts, if any."""
+        goal.check(victim, x, ids)
+        target_label = self._target_label(victim, x, goal)
+        x = x.detach()
+        if len(x) == 0:
+            return x.clone()
+        with torch.no_grad():
+            prototypes, generator = same_type(self.prototypes, x), same_type(self.generator, x)
+            feature = prototypes.conditions(target_label.to(x), ids=ids, seed=seed)[0]
+            raw = generator(2 * x - 1, feature)
+            x_adv = picture_of(raw, x, output=self.options.output, eps=self.eps)
+            return bound(self.eps).project(x_adv, x)
+
+    def _target_label(self, victim: Victim, x: Tensor, goal: Goal) -> Tensor:
+        """Return the target labels of a goal, after refusing what this was not trained for."""
+        name, made = self.options.name, self.made
+        if goal.modality != "image":
+            raise ConfigError(f"{name} makes pictures, got a goal for modality {goal.modality!r}")
+        if tuple(x.shape[1:]) != (3, made.image_side, made.image_side):
+            raise ShapeError(
+                f"this {name} generator was trained for pictures (n, 3, {made.image_side}, "
+                f"{made.image_side}), got {tuple(x.shape)}: train one for this side"
+            )
+        if victim.code_length != made.code_length:
+            raise ShapeError(
+                f"this {name} generator was trained for codes of {made.code_length} bits, the "
+                f"victim makes {victim.code_length}: train one for this victim"
+            )
+        if goal.target_label is None:
+            raise ConfigError(f"{name} is targeted: the goal needs a target_label for each item")
+        if tuple(goal.target_label.shape) != (len(x), made.labels):
+            raise ShapeError(
+                f"this {name} generator was trained for {made.labels} labels: target labels must "
+                f"be ({len(x)}, {made.labels}), got {tuple(goal.target_label.shape)}"
+            )
+        return goal.target_label
+
+    def save(self, folder: Path) -> None:
+        """Write the attack as attack.safetensors and attack.json."""
+        parts = {"prototypes": self.prototypes, "generator": self.generator}
+        state = {f"{part}/{k}": v for part, m in parts.items() for k, v in m.state_dict().items()}
+        facts = {
+            "options": to_mapping(self.options),
+            "made": to_mapping(self.made),
+            "eps": self.eps,
+        }
+        write_fitted(folder, name=self.options.name, facts=facts, tensors=state)
+
+    @classmethod
+    def load(cls, folder: Path, kind: type[Any]) -> "FittedGenerator":
+        """Read an attack that `save` wrote.
+
+        Args:
+            folder: Where from.
+            kind: Class of its options, such as `ProSGAN`.
+
+        Raises:
+            ArtifactError: missing or damaged files, or another attack.
+        """
+        facts, state = read_fitted(folder, name=kind.name)
+        try:
+            options = from_mapping(kind, facts["options"], path="options.")
+            made = from_mapping(Made, facts["made"], path="made.")
+            with seeded(0, "load"):  # the weights are replaced; the global stream is left alone
+                prototypes, generator = options.networks(made)
+            loaded = cls(
+                options=options,
+                made=made,
+                prototypes=prototypes,
+                generator=generator,
+                eps=facts["eps"],
+            )
+        except (ConfigError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{folder / 'attack.json'}: {error}") from error
+        for part, module in (("prototypes", prototypes), ("generator", generator)):
+            own = {k: v for k, v in state.items() if k.startswith(f"{part}/")}
+            try:
+                module.load_state_dict({k.removeprefix(f"{part}/"): v for k, v in own.items()})
+            except RuntimeError as error:
+                file = folder / "attack.safetensors"
+                message = f"{file}: weights of another {part} network: {error}"
+                raise ArtifactError(message) from error
+            module.requires_grad_(False).eval()
+        return loaded
 
 
-def picture_of(
-    raw: Float[Tensor, "n 3 s s"],
-    x: Float[Tensor, "n 3 s s"],
-    *,
-    output: Output,
-    eps: float | None,
-) -> Float[Tensor, "n 3 s s"]:
-    """Return the picture in [0, 1] that a generator's raw output stands for.
-
-    "picture": (tanh(raw) + 1) / 2, wherever x is. "bounded": low + (high - low) (tanh(raw) + 1)
-    / 2 between low = max(x - eps, 0) and high = min(x + eps, 1), so that white pixels, which
-    can only get darker, keep a gradient.
-    """
-    share = (torch.tanh(raw) + 1) / 2
-    if output == "picture" or eps is None:
-        return share
-    low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-    return low + (high - low) * share
-
-
-def closeness_loss(
-    logits: Float[Tensor, "n k"], code: Float[Tensor, "n k"], *, form: Closeness
-) -> Float[Tensor, ""]:
-    """Mean distance of outputs from codes, 0 where they agree fully.
-
-    "tanh": 1 - mean(h b), h = tanh(u), of CVPR 2021 and TA-DCH; "square": mean((h b - 1)^2), of
-    the TMM form, in which bits that are right stop pulling; "auto": 1 - mean of
-    `auto_temperature`, which no rescaling of the logits can hide (ours).
-    """
-    if form == "auto":
-        return 1 - auto_temperature(logits, code).mean() / code.shape[1]
-    agreement = torch.tanh(logits) * code
-    return (agreement - 1).square().mean() if form == "square" else 1 - agreement.mean()
-
-
-def reconstruction_loss(
-    x_adv: Float[Tensor, "n 3 s s"], x: Float[Tensor, "n 3 s s"]
-) -> Float[Tensor, ""]:
-    """Mean squared error in [-1, 1] units: 4 times that of pictures in [0, 1]."""
-    return 4 * (x_adv - x).square().mean()
-
-
-def adversarial_loss(
-    verdict: Float[Tensor, "n d"], label: Float[Tensor, "n c"], *, fake: bool
-) -> Float[Tensor, ""]:
-    """Mean squared error of a discriminator's C + 1 outputs from [label, 1 if fake else 0]."""
-    unit = label.new_full((len(label), 1), float(fake))
-    return (verdict - torch.cat([label, unit], 1)).square().mean()
-
-
-def discriminator_loss(
-    real: Float[Tensor, "n d"],
-    made: Float[Tensor, "n d"],
-    *,
-    label: Float[Tensor, "n c"],
-    target_label: Float[Tensor, "n c"],
-) -> Float[Tensor, ""]:
-    """Half the sum of errors: real pictures have their labels, made ones the target's."""
-    return 0.5 * (
-        adversarial_loss(real, label, fake=False) + adversarial_loss(made, target_label, fake=True)
-    )
-
-
-def linear_decay(epoch: int, *, epochs: int, decay_epochs: int) -> float:
-    """Return the factor of the learning rate in an epoch counted from 0."""
-    constant = epochs - decay_epochs
-    return 1 - max(0, epoch + 1 - constant) / (decay_epochs + 1)
-
-
-def train_generator(
+def fit_generator(
+    options: GenerativeOptions,
     victim: Victim,
     data: RetrievalData,
-    generator: nn.Module,
+    modality: Modality,
     *,
-    condition: Condition,
-    targets: int,
-    recipe: GeneratorRecipe,
     seed: int,
-    progress: Progress = SILENT,
-    label: str = "generator",
-) -> None:
-    """Train a generator in place on `data.split.train` and leave it frozen, in eval mode.
-
-    Each training picture gets a fresh target in each epoch, uniform over all targets, which may
-    share labels with the picture. The discriminator exists in training only.
-
-    Args:
-        victim: Grants gradients; every training picture is charged once an epoch.
-        data: Holds the training pictures.
-        generator: (picture in [-1, 1], what the condition gives) -> raw output.
-        condition: Targets by number.
-        targets: How many there are.
-        recipe: Weights, schedule, form of the output.
-        seed: Order, targets and the discriminator's weights.
-        progress: Watches the steps.
-        label: Name for the progress display.
+    progress: Progress,
+) -> FittedGenerator:
+    """Train prototypes, then a generator, on `data.split.train` only.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        AccessError: the victim does not grant gradients.
+        ConfigError: another modality than "image".
     """
+    name = options.name
+    victim.require(options.access, name)
+    if modality != "image":
+        raise ConfigError(f"{name} makes pictures, not {modality!r} items: attack 'image'")
     weight = next(victim.model.parameters())
-    positions = data.split.train
-    with seeded(seed, f"{label} discriminator"):
-        judge = Discriminator(
-            image_side=data.image_side, labels=data.labels.shape[1], width=recipe.width
-        ).to(weight)
-    moving, judging = (_adam(net.train(), recipe.learning_rate) for net in (generator, judge))
-    fast = victim.low_precision and bf16_supported(weight.device)
-
-    def run(net: nn.Module, *inputs: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=fast):
-            made: Tensor = net(*inputs)
-        return made.to(weight.dtype)
-
-    batches = list(_batches(len(positions), recipe=recipe, seed=seed, label=label))
-    with victim.attacked():
-        for epoch, number, rows in progress.track(batches, total=len(batches), label=label):
-            decay = linear_decay(epoch, epochs=recipe.epochs, decay_epochs=recipe.decay_epochs)
-            for optimizer in (moving, judging):
-                optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
-            chosen = positions[rows.numpy()]
-            x = data.inputs("image", chosen).to(weight)
-            ids = torch.tensor(data.ids[chosen])
-            share = item_uniform(ids, (), seed=seed, stream=f"{label} target{epoch}")
-            target_label, feature, code = condition((share * targets).long().to(weight.device))
-            raw = run(generator, 2 * x - 1, feature)
-            x_adv = picture_of(raw, x, output=recipe.output, eps=recipe.eps)
-            logits = victim.logits("image", x_adv)
-            loss = recipe.hamming_weight * closeness_loss(logits, code, form=recipe.closeness)
-            if recipe.reconstruction_weight:
-                loss = loss + recipe.reconstruction_weight * reconstruction_loss(x_adv, x)
-            if recipe.adversarial_weight:
-                if number % recipe.discriminator_period == 0:
-                    real, made = run(judge, 2 * x - 1), run(judge, 2 * x_adv.detach() - 1)
-                    own = data.label(chosen).to(weight)
-                    _step(
-                        judging,
-                        discriminator_loss(real, made, label=own, target_label=target_label),
-                    )
-                verdict = run(judge.requires_grad_(False), 2 * x_adv - 1)
-                judge.requires_grad_(True)
-                fooled = adversarial_loss(verdict, target_label, fake=False)
-                loss = loss + recipe.adversarial_weight * fooled
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"{label}: the loss is {float(loss.detach())} in epoch {epoch + 1}: lower the "
-                    f"learning rate {recipe.learning_rate:g}"
-                )
-            _step(moving, loss)
-    generator.requires_grad_(False).eval()
-    moving.zero_grad(set_to_none=True)
-
-
-def _batches(
-    items: int, *, recipe: GeneratorRecipe, seed: int, label: str
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield (epoch, number in the epoch, rows): every epoch in its own shuffled order."""
-    for epoch in range(recipe.epochs):
-        order = permutation(items, seed=seed, stream=f"{label}{epoch}")
-        for number, rows in enumerate(torch.split(order, recipe.batch_size)):
-            yield epoch, number, rows
-
-
-def _adam(module: nn.Module, rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=rate, betas=(0.5, 0.999), fused=True)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def made_for(made: Made, victim: Victim, x: Tensor, goal: Goal, *, name: str) -> Tensor:
-    """Return the target labels of a goal, after refusing what a generator was not trained for.
-
-    Raises:
-        ConfigError: not a picture, or a goal without target labels.
-        ShapeError: another image side, number of labels or code length.
-    """
-    if goal.modality != "image":
-        raise ConfigError(f"{name} makes pictures, got a goal for modality {goal.modality!r}")
-    if tuple(x.shape[1:]) != (3, made.image_side, made.image_side):
-        raise ShapeError(
-            f"this {name} generator was trained for pictures (n, 3, {made.image_side}, "
-            f"{made.image_side}), got {tuple(x.shape)}: train one for this side"
-        )
-    if victim.code_length != made.code_length:
-        raise ShapeError(
-            f"this {name} generator was trained for codes of {made.code_length} bits, the victim "
-            f"makes {victim.code_length}: train one for this victim"
-        )
-    if goal.target_label is None:
-        raise ConfigError(f"{name} is targeted: the goal needs a target_label for each item")
-    if tuple(goal.target_label.shape) != (len(x), made.labels):
-        raise ShapeError(
-            f"this {name} generator was trained for {made.labels} labels: target labels must be "
-            f"({len(x)}, {made.labels}), got {tuple(goal.target_label.shape)}"
-        )
-    return goal.target_label
-
-
-def like(net: nn.Module, x: Tensor) -> nn.Module:
-    """Return a network on the device and in the dtype of `x`; the network itself stays."""
-    weight = next(net.parameters())
-    if (weight.device, weight.dtype) == (x.device, x.dtype):
-        return net
-    return copy.deepcopy(net).to(device=x.device, dtype=x.dtype)
-
-
-def save_parts(
-    folder: Path,
-    *,
-    name: str,
-    facts: Mapping[str, Any],
-    modules: Mapping[str, nn.Module],
-    tensors: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write attack.safetensors, then attack.json, each atomically."""
-    state = {f"{part}/{k}": v for part, m in modules.items() for k, v in m.state_dict().items()}
-    write_tensors(folder / "attack.safetensors", {**state, **(tensors or {})})
-    write_json(folder / "attack.json", {"attack": name, **facts})
-
-
-def load_parts(
-    folder: Path,
-    *,
-    name: str,
-    build: Callable[[Mapping[str, Any]], dict[str, nn.Module]],
-    tensors: tuple[str, ...] = (),
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
-    """Read what `save_parts` wrote.
-
-    Args:
-        folder: Where from.
-        name: The attack that it must hold.
-        build: Facts -> modules with any weights.
-        tensors: Names of the other tensors.
-
-    Returns:
-        The facts, the modules frozen in eval mode, and the other tensors.
-
-    Raises:
-        ArtifactError: missing or damaged files, another attack, or weights that do not fit.
-    """
-    file = folder / "attack.json"
-    facts = read_json(file)
-    if facts.get("attack") != name:
-        raise ArtifactError(f"{file}: holds the attack {facts.get('attack')!r}, expected {name!r}")
-    try:
-        with seeded(0, "load"):  # the weights are replaced; the global stream is left alone
-            modules = build(facts)
-    except (ConfigError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file}: {error}") from error
-    file = folder / "attack.safetensors"
-    state = read_tensors(file)
-    for part, module in modules.items():
-        own = {k: v for k, v in state.items() if k.startswith(f"{part}/")}
-        try:
-            module.load_state_dict({k.removeprefix(f"{part}/"): v for k, v in own.items()})
-        except RuntimeError as error:
-            raise ArtifactError(f"{file}: weights of another {part} network: {error}") from error
-        module.requires_grad_(False).eval()
-    missing = [k for k in tensors if k not in state]
-    if missing:
-        raise ArtifactError(f"{file}: lacks {missing}")
-    return facts, modules, {k: state[k] for k in tensors}
+    made = Made(
+        image_side=data.image_side,
+        labels=data.labels.shape[1],
+        vocabulary=len(data.words),
+        items=len(data.split.train),
+        code_length=victim.code_length,
+    )
+    codes, code_labels = training_codes(victim.model, data, modality, options.codes_of)
+    with seeded(seed, f"{name} weights"):
+        prototypes, generator = options.networks(made)
+    prototypes, generator = prototypes.to(weight), generator.to(weight)
+    condition, targets = options.learn(
+        prototypes, data, codes=codes, code_labels=code_labels, seed=seed, progress=progress
+    )
+    train_generator(
+        victim,
+        data,
+        generator,
+        condition=condition,
+        targets=targets,
+        recipe=recipe_of(options),
+        seed=seed,
+        progress=progress,
+        label=f"{name} generator",
+    )
+    return FittedGenerator(
+        options=options, made=made, prototypes=prototypes, generator=generator, eps=options.eps
+    )

@@ -8,13 +8,11 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, annealing, check_options, momentum, pursue
+from hamward.attacks.options import FormOptions, check_options
+from hamward.attacks.stepping import annealing, momentum, pursue
 from hamward.errors import ConfigError
 from hamward.losses import unit_logits
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["HAG", "hag_loss", "hag_official"]
 
@@ -55,7 +53,7 @@ def hag_loss(
     threat="white-box, untargeted, label-free, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HAG:
+class HAG(FormOptions):
     """Minimize `hag_loss` toward the complement of the clean code.
 
     Source: Yang, Liu, Deng and Tao, "Adversarial examples for Hamming space search", IEEE TCYB
@@ -68,28 +66,13 @@ class HAG:
         before the last step).
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps, in the scale-free form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
         rate: Rate of the published SGD.
         margin: How far beyond 0 a bit must be to be let go.
         balance: Weight of the balance term; published 1, which pulls bits back.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = False
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
     rate: float = 100.0
     margin: float = 0.5
     balance: float = 0.0
@@ -98,10 +81,6 @@ class HAG:
         check_options(self, rate=self.rate)
         if not 0 <= self.margin <= 1:
             raise ConfigError(f"margin must be in [0, 1], got {self.margin:g}")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""

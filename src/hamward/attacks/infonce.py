@@ -1,26 +1,23 @@
 """RoCMR's attack: raise the contrastive loss of an item as a query, as a candidate, or both."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, relevance
-from hamward.attacks.base import ATTACKS, Goal, References
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import check_options, pursue
+from hamward.attacks.base import ATTACKS, Goal, References, Role
+from hamward.attacks.options import StepOptions, check_options
+from hamward.attacks.stepping import pursue
 from hamward.codes import binarize
 from hamward.errors import ConfigError
 from hamward.losses import unit_logits
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
+from hamward.types import Modality
 
 __all__ = ["InfoNCE", "candidate_loss", "query_loss"]
-
-Role = Literal["query", "candidate", "both"]
 
 
 def query_loss(
@@ -83,7 +80,7 @@ def _logsumexp(similarity: Tensor, visible: Tensor) -> Tensor:
     threat="white-box, untargeted, knows query labels and reference embeddings, either side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InfoNCE:
+class InfoNCE(StepOptions):
     """PGD on the multi-label InfoNCE loss, for hash models and real-valued dual encoders.
 
     Source: Zhang, Sun and Zhao, "Robust Cross-Modal Retrieval by Adversarial Training", IJCNN
@@ -97,29 +94,17 @@ class InfoNCE:
         relevant references leaves its own clean code or, real-valued, its sign pattern.
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps.
-        random_start: Start at a random point of the ball.
         temperature: Divisor of the cosines.
-        role: The item asks ("query"), is searched ("candidate"), or the mean of both.
+        both: Take the mean of both losses, in which the item asks and in which it is searched,
+            not just that of the goal's role.
         references: Number of sampled references.
         codes: Modality of the references that the item is compared with.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = True
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate")
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
-    random_start: bool = False
     temperature: float = 1.0
-    role: Role = "query"
+    both: bool = False
     references: int = 1024
     codes: CodeSource = "other"
 
@@ -127,10 +112,6 @@ class InfoNCE:
         check_options(self, temperature=self.temperature)
         if self.references < 1:
             raise ConfigError(f"references must be at least 1, got {self.references}")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
@@ -194,7 +175,7 @@ class _Contrast:
             embedding = torch.cat(stack).to(x.dtype)
         similar = relevance(pool.wanted, pool.label).to(x.dtype)
         base = total = count = None
-        if attack.role != "query" and references is not None:
+        if (attack.both or goal.role != "query") and references is not None:
             if not bool(pool.visible.all()):
                 raise ConfigError("the candidate role needs references that all items see")
             rivals = _rivals(references, goal.modality, real_valued=real_valued).to(x.dtype)
@@ -216,7 +197,7 @@ class _Contrast:
     def __call__(self, embedded: Tensor) -> Tensor:
         similarity = _cosine(embedded, self.embedding) / self.attack.temperature
         values = []
-        if self.attack.role != "candidate":
+        if self.attack.both or self.base is None:
             values.append(query_loss(similarity, self.similar, self.visible))
         if self.base is not None and self.total is not None and self.count is not None:
             values.append(

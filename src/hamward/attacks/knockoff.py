@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from hamward.attacks.base import ATTACKS
 from hamward.attacks.budget import Budget
 from hamward.attacks.own_code import OwnCode
-from hamward.attacks.surrogate import (
-    OnSurrogate,
-    ask,
-    build_surrogate,
-    choose_queries,
-    train_surrogate,
-)
+from hamward.attacks.surrogate import OnSurrogate, learn_surrogate, surrogate_fit
 from hamward.data import RetrievalData
 from hamward.models import HashModel, Victim
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
-from hamward.training.fit import FitConfig
 from hamward.training.objective import Phase, Step
 from hamward.types import MODALITIES, Modality
 
@@ -90,6 +83,7 @@ class Knockoff:
         text_rate: Peak learning rate of the text surrogate.
     """
 
+    name: ClassVar[str] = "knockoff"
     access: ClassVar[Access] = "codes"
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
@@ -106,7 +100,7 @@ class Knockoff:
     text_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        self._own_code(), self._fit_config(0)
+        self._own_code(), surrogate_fit(self)
 
     @property
     def query_limit(self) -> int:
@@ -120,16 +114,6 @@ class Knockoff:
     def _own_code(self) -> OwnCode:
         return OwnCode(
             eps=self.eps, text_eps=self.text_eps, steps=self.steps, step_size=self.step_size
-        )
-
-    def _fit_config(self, seed: int) -> FitConfig:
-        return FitConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            image_rate=self.image_rate,
-            text_rate=self.text_rate,
-            flip=False,
-            seed=seed,
         )
 
     def fit(
@@ -149,22 +133,16 @@ class Knockoff:
             ConfigError: there are fewer than M training items.
         """
         victim.require(self.access, "knockoff")
-        positions = choose_queries(data, modality, self.queries, seed=seed, who="knockoff")
-        surrogate = build_surrogate(
+        learned = learn_surrogate(
+            self,
+            victim,
             data,
-            (modality,),
+            modality,
+            modalities=(modality,),
             code_length=victim.code_length,
-            image_network=self.image_network,
+            answer=partial(victim.codes, modality),
+            objective=lambda codes: CodeRegression(modality, codes),
             seed=seed,
-        )
-        codes = ask(partial(victim.codes, modality), victim, data, modality, positions)
-        train_surrogate(
-            surrogate.to(next(victim.model.parameters()).device),
-            CodeRegression(modality, codes),
-            data,
-            positions,
-            config=self._fit_config(seed),
             progress=progress,
-            label="knockoff: surrogate",
         )
-        return OnSurrogate(model=surrogate, attack=self._own_code(), name="knockoff")
+        return OnSurrogate(model=learned.model, attack=self._own_code(), name=self.name)

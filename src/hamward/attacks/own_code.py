@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hamward.attacks.base import ATTACKS, Goal, ascend, check_steps
+from hamward.attacks.base import ATTACKS, Goal, Role, ascend, check_steps
 from hamward.attacks.budget import Budget
+from hamward.attacks.options import BallOptions
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import Victim
@@ -47,6 +48,7 @@ class OwnCode:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = False
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")
 
     eps: float = 8 / 255
     text_eps: float = 0.05
@@ -102,28 +104,11 @@ class OwnCode:
     threat="no access, untargeted, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RandomNoise:
-    """Random signs times eps. A gap between this and clean is fragility, not attack.
-
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words (feature space).
-    """
+class RandomNoise(BallOptions):
+    """Random signs times eps. A gap between this and clean is fragility, not attack."""
 
     access: ClassVar[Access] = "ranks"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = False
-
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-
-    def __post_init__(self) -> None:
-        self.budget("image"), self.budget("text")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
+    roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return noisy items; see `Attack`."""

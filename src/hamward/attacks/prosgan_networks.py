@@ -89,7 +89,6 @@ class Generator(nn.Module):
             up(2 * width, width),
         )
         self.output = nn.Conv2d(width + 3, 3, 3, 1, 1, bias=False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, x: Float[Tensor, "n 3 s s"], feature: Float[Tensor, "n f"]
@@ -98,7 +97,7 @@ class Generator(nn.Module):
         side = self.image_side
         seed = F.relu(self.label_seed(feature)).view(-1, *self.seed)
         label_image = self.label_image(seed)[..., :side, :side]
-        y = torch.cat([label_image, x], 1).contiguous(memory_format=torch.channels_last)
+        y = torch.cat([label_image, x], 1)
         missing = -side % 4
         y = self.decoder(self.encoder(F.pad(y, (0, missing, 0, missing), mode="replicate")))
         raw: Tensor = self.output(torch.cat([y[..., :side, :side], x], 1))
@@ -129,5 +128,5 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n c"]:
         """Return the C + 1 outputs; no sigmoid."""
-        judged: Tensor = self.output(self.trunk(x.contiguous(memory_format=torch.channels_last)))
+        judged: Tensor = self.output(self.trunk(x))
         return judged.flatten(1)

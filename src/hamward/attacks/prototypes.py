@@ -1,10 +1,11 @@
 """Prototype codes: a network learns which code lies amid the items that carry a label."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 
 from hamward.attacks.craft import encode
@@ -20,6 +21,7 @@ __all__ = [
     "CodesOf",
     "Pairing",
     "PrototypeNet",
+    "Prototypes",
     "circle",
     "prototype_loss",
     "step_decay",
@@ -33,7 +35,17 @@ CodesOf = Literal["other", "own", "both"]
 Pairing = Literal["logistic", "circle"]
 
 
-class PrototypeNet(nn.Module):
+class Prototypes(nn.Module, ABC):
+    """Target labels of items -> what a generator reads of them, and relaxed prototype codes."""
+
+    @abstractmethod
+    def conditions(
+        self, label: Float[Tensor, "n c"], *, ids: Int64[Tensor, " n"], seed: int
+    ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, "n k"]]:
+        """Return (what the generator reads, relaxed prototype codes)."""
+
+
+class PrototypeNet(Prototypes):
     """Multi-hot labels -> a semantic vector, a relaxed prototype code and the labels again.
 
     Source: Wang, Zhang, Wu, Shen and Lu, CVPR 2021, released code: Linear-ReLU-Linear, then
@@ -58,6 +70,13 @@ class PrototypeNet(nn.Module):
         feature = self.feature(label)
         estimate = torch.sigmoid(self.classifier(feature))
         return feature, torch.tanh(self.hashing(feature)), estimate
+
+    def conditions(
+        self, label: Float[Tensor, "n c"], *, ids: Int64[Tensor, " n"], seed: int
+    ) -> tuple[Float[Tensor, "n f"], Float[Tensor, "n k"]]:
+        """Return (semantic vector, relaxed prototype code); nothing is drawn."""
+        feature, relaxed, _ = self(label)
+        return feature, relaxed
 
 
 def circle(

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, mainstay_codes
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, annealing, check_options, pursue, sign_steps
+from hamward.attacks.options import FormOptions
+from hamward.attacks.stepping import annealing, pursue, sign_steps
 from hamward.losses import auto_temperature
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["SAAT", "SAATTargeted", "saat_loss", "saat_official", "saat_targeted_official"]
 
@@ -39,34 +37,43 @@ def saat_loss(
     return -value if targeted else value
 
 
-def _run(
-    attack: "SAAT | SAATTargeted", victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-) -> Tensor:
-    who = "saat-targeted" if attack.targeted else "saat"
-    victim.require(attack.access, who)
-    goal.check(victim, x, ids)
-    pool = Pool.of(goal, attack.codes, who=who, targeted=attack.targeted)
-    mainstay = mainstay_codes(pool, goal.anchor)
-    published = attack.form == "published"
-    sign = 1.0 if attack.targeted else -1.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ByMainstay(FormOptions):
+    """What the untargeted and the targeted form share.
 
-    def loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        if published:
-            return -saat_loss(torch.tanh(logits), mainstay, targeted=attack.targeted)
-        return sign * auto_temperature(logits, mainstay)
+    Attributes:
+        codes: Modality of the reference codes.
+    """
 
-    step = attack.step_size * attack.budget(goal.modality).eps
-    return pursue(
-        attack,
-        victim,
-        x,
-        dataclasses.replace(goal, anchor=mainstay, toward=attack.targeted),
-        ids=ids,
-        seed=seed,
-        loss=loss,
-        rule=sign_steps(step) if published else None,
-        alpha=annealing if published else None,
-    )
+    codes: CodeSource = "other"
+
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
+        """Return adversarial items; see `Attack`."""
+        who = "saat-targeted" if self.targeted else "saat"
+        victim.require(self.access, who)
+        goal.check(victim, x, ids)
+        pool = Pool.of(goal, self.codes, who=who, targeted=self.targeted)
+        mainstay = mainstay_codes(pool, goal.anchor)
+        published = self.form == "published"
+        sign = 1.0 if self.targeted else -1.0
+
+        def loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+            if published:
+                return -saat_loss(torch.tanh(logits), mainstay, targeted=self.targeted)
+            return sign * auto_temperature(logits, mainstay)
+
+        step = self.step_size * self.budget(goal.modality).eps
+        return pursue(
+            self,
+            victim,
+            x,
+            dataclasses.replace(goal, anchor=mainstay, toward=self.targeted),
+            ids=ids,
+            seed=seed,
+            loss=loss,
+            rule=sign_steps(step) if published else None,
+            alpha=annealing if published else None,
+        )
 
 
 @ATTACKS.register(
@@ -77,7 +84,7 @@ def _run(
     threat="white-box, untargeted, knows query labels and reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SAAT:
+class SAAT(_ByMainstay):
     """Descend on the agreement with `anchors.mainstay_codes`.
 
     Source: Yuan et al., "Semantic-Aware Adversarial Training for Reliable Deep Hashing
@@ -86,40 +93,7 @@ class SAAT:
         loss, annealed tanh and 100 steps of 1/255 from a random start. Steps on bags of words
         are an eighth of their radius too (SAAT-Cross takes 1/255 of a radius of 0.01, which
         leaves three levels). Best iterate returned.
-
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
-        codes: Modality of the reference codes.
     """
-
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = True
-
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
-    codes: CodeSource = "other"
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
-
-    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
-        """Return adversarial items; see `Attack`."""
-        return _run(self, victim, x, goal, ids=ids, seed=seed)
 
 
 @ATTACKS.register(
@@ -130,45 +104,16 @@ class SAAT:
     threat="white-box, targeted, knows reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SAATTargeted:
+class SAATTargeted(_ByMainstay):
     """Ascend on the agreement with the mainstay code of the target label.
 
     Source: Yuan et al., IEEE TIFS 2023, the targeted form of the released code.
     Differs: as in `SAAT`. SAAT-Cross never forwards its target labels; here they are used.
-
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
-        codes: Modality of the reference codes.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = True
-    needs_references: ClassVar[bool] = True
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     steps: int = 50
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
-    codes: CodeSource = "other"
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
-
-    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
-        """Return adversarial items; see `Attack`."""
-        return _run(self, victim, x, goal, ids=ids, seed=seed)
 
 
 @ATTACKS.register(

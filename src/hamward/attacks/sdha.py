@@ -9,13 +9,11 @@ from torch import Tensor
 
 from hamward.attacks.anchors import CodeSource, Pool, relevance
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget
-from hamward.attacks.stepping import Form, adam, annealing, check_options, pursue
+from hamward.attacks.options import FormOptions, check_options
+from hamward.attacks.stepping import adam, annealing, pursue
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import Victim
-from hamward.models.victim import Access
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["SDHA", "SDHATargeted", "sdha_distance", "sdha_official", "sdha_targeted_official"]
 
@@ -89,47 +87,61 @@ class _Relevant:
         return self.codes.to(x.dtype), self.relevant.to(x.dtype)
 
 
-def _run(
-    attack: "SDHA | SDHATargeted", victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int
-) -> Tensor:
-    who = "sdha-targeted" if attack.targeted else "sdha"
-    victim.require(attack.access, who)
-    goal.check(victim, x, ids)
-    held = _Relevant.of(goal, attack.codes, who=who, targeted=attack.targeted)
-    codes, relevant = held.like(x)
-    sign = -1.0 if attack.targeted else 1.0
-    published = attack.form == "published"
-    factor = 25.0 / victim.code_length
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ByDistance(FormOptions):
+    """What the untargeted and the targeted form share.
 
-    def published_loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        relaxed = torch.tanh(logits)
-        return sign * factor * sdha_distance(relaxed, codes, relevant, targeted=attack.targeted)
+    Attributes:
+        rate: Rate of the published Adam.
+        codes: Modality of the reference codes.
+    """
 
-    def scale_free_loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        weights = _weights(logits, codes, relevant, targeted=attack.targeted, least=1.0)
-        center = weights @ codes / weights.sum(1, keepdim=True).clamp_min(1e-6)
-        return -sign * auto_temperature(logits, center)
+    rate: float = 0.01
+    codes: CodeSource = "other"
 
-    def merit(logits: Float[Tensor, "n k"]) -> Tensor:
-        signs = torch.where(logits >= 0, 1.0, -1.0).double()
-        distance = ((held.codes.shape[1] - signs @ held.codes.T) / 2).clamp_min(0)
-        power = 1.3 if attack.targeted else 0.5
-        worth = sign * (distance**power * held.relevant).sum(1) / held.relevant.sum(1)
-        return (worth * 1e9).round()  # a sum in another order is no other code
+    def __post_init__(self) -> None:
+        check_options(self, rate=self.rate)
 
-    return pursue(
-        attack,
-        victim,
-        x,
-        goal,
-        ids=ids,
-        seed=seed,
-        loss=published_loss if published else scale_free_loss,
-        merit=merit,
-        rule=adam(attack.rate) if published else None,
-        alpha=annealing if published else None,
-        penalty=(lambda delta: delta.flatten(1).square().mean(1)) if published else None,
-    )
+    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
+        """Return adversarial items; see `Attack`."""
+        who = "sdha-targeted" if self.targeted else "sdha"
+        victim.require(self.access, who)
+        goal.check(victim, x, ids)
+        held = _Relevant.of(goal, self.codes, who=who, targeted=self.targeted)
+        codes, relevant = held.like(x)
+        sign = -1.0 if self.targeted else 1.0
+        published = self.form == "published"
+        factor = 25.0 / victim.code_length
+
+        def published_loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+            relaxed = torch.tanh(logits)
+            return sign * factor * sdha_distance(relaxed, codes, relevant, targeted=self.targeted)
+
+        def scale_free_loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+            weights = _weights(logits, codes, relevant, targeted=self.targeted, least=1.0)
+            center = weights @ codes / weights.sum(1, keepdim=True).clamp_min(1e-6)
+            return -sign * auto_temperature(logits, center)
+
+        def merit(logits: Float[Tensor, "n k"]) -> Tensor:
+            signs = torch.where(logits >= 0, 1.0, -1.0).double()
+            distance = ((held.codes.shape[1] - signs @ held.codes.T) / 2).clamp_min(0)
+            power = 1.3 if self.targeted else 0.5
+            worth = sign * (distance**power * held.relevant).sum(1) / held.relevant.sum(1)
+            return (worth * 1e9).round()  # a sum in another order is no other code
+
+        return pursue(
+            self,
+            victim,
+            x,
+            goal,
+            ids=ids,
+            seed=seed,
+            loss=published_loss if published else scale_free_loss,
+            merit=merit,
+            rule=adam(self.rate) if published else None,
+            alpha=annealing if published else None,
+            penalty=(lambda delta: delta.flatten(1).square().mean(1)) if published else None,
+        )
 
 
 @ATTACKS.register(
@@ -140,7 +152,7 @@ def _run(
     threat="white-box, untargeted, knows query labels and reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SDHA:
+class SDHA(_ByDistance):
     """Grow the distance to every relevant reference code, weighted by d^(-1/2).
 
     Source: Lu et al., "Smart Deep Hashing Attack", ICMR 2021, as re-implemented in the released
@@ -151,42 +163,7 @@ class SDHA:
         `sdha-official` keeps D, weights, MSE term, annealed tanh and Adam. Both: an item without
         relevant references leaves its own code; codes are those of the retrieved modality unless
         `codes` says otherwise (the paper has one modality); best iterate returned.
-
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps, in the scale-free form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
-        rate: Rate of the published Adam.
-        codes: Modality of the reference codes.
     """
-
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = True
-
-    eps: float = 8 / 255
-    text_eps: float = 0.05
-    steps: int = 20
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
-    rate: float = 0.01
-    codes: CodeSource = "other"
-
-    def __post_init__(self) -> None:
-        check_options(self, rate=self.rate)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
-
-    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
-        """Return adversarial items; see `Attack`."""
-        return _run(self, victim, x, goal, ids=ids, seed=seed)
 
 
 @ATTACKS.register(
@@ -197,47 +174,16 @@ class SDHA:
     threat="white-box, targeted, knows reference codes, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SDHATargeted:
+class SDHATargeted(_ByDistance):
     """Shrink the distance to every reference that has the target label, weighted by d^0.3.
 
     Source: the targeted form of SDHA in SAAT's released code.
     Differs: as in `SDHA`; without references of the target label it refuses.
-
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps, in the scale-free form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
-        rate: Rate of the published Adam.
-        codes: Modality of the reference codes.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = True
-    needs_references: ClassVar[bool] = True
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     steps: int = 50
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
-    rate: float = 0.01
-    codes: CodeSource = "other"
-
-    def __post_init__(self) -> None:
-        check_options(self, rate=self.rate)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
-
-    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
-        """Return adversarial items; see `Attack`."""
-        return _run(self, victim, x, goal, ids=ids, seed=seed)
 
 
 @ATTACKS.register(

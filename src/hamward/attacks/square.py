@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
 from hamward.attacks.budget import Budget
+from hamward.attacks.options import BallOptions
 from hamward.errors import AccessError, ConfigError
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.random import item_uniform
-from hamward.types import MODALITIES, Modality
 
 __all__ = ["Square", "SquareList", "square_search", "square_share"]
 
@@ -50,10 +50,11 @@ def square_search(
     initial: float,
     ids: Int64[Tensor, " n"],
     seed: int,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Search the corners of the l_inf ball at random, one query an item and step.
 
-    The first query is the clean item, the second vertical stripes of +-eps (one sign a column
+    The first query is the start, the second vertical stripes of +-eps (one sign a column
     and channel), then windows whose channels move to one side of the ball each. A candidate that
     scores at least as well is kept. An item that has the best possible score leaves the batch.
 
@@ -66,13 +67,14 @@ def square_search(
         initial: Share of a picture that the first squares cover.
         ids: Item ids; each item has its own random numbers, whatever it is batched with.
         seed: Seed.
+        start: Items in the ball to start from, the clean ones by default.
 
     Returns:
         The best item seen, detached.
     """
     x = x.detach()
     low, high = budget.bounds(x)
-    best = x.clone()
+    best = (x if start is None else start.detach()).clone()
     rows = torch.arange(len(x), device=x.device)
     if queries < 1 or len(x) == 0 or budget.eps == 0:
         return best
@@ -135,7 +137,7 @@ def _check(queries: int, initial: float) -> None:
     threat="black-box (codes of every submission), untargeted, label-free, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Square:
+class Square(BallOptions):
     """Flip as many bits as the budget allows without a gradient.
 
     Source: Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient
@@ -146,29 +148,18 @@ class Square:
         Bags of words have no squares: a random set of words moves instead (feature space).
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words (feature space).
         queries: Most submissions of one item, the clean one included.
         initial: Share of the picture that the first squares cover; 0.8 in AutoAttack.
     """
 
     access: ClassVar[Access] = "codes"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = False
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     queries: int = 5000
     initial: float = 0.8
 
     def __post_init__(self) -> None:
         self.budget("image"), self.budget("text")
         _check(self.queries, self.initial)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
@@ -199,27 +190,20 @@ class Square:
     threat="black-box (a list for every submission), untargeted, label-free, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SquareList:
+class SquareList(BallOptions):
     """Replace as much of the clean item's list as the budget allows, seeing lists only.
 
     Source and differences: as `Square`; the score is the number of items of the clean list's
     first `top_k` that the list no longer shows.
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words (feature space).
         queries: Most submissions of one item, the clean one included.
         top_k: How many items a list shows.
         initial: Share of the picture that the first squares cover.
     """
 
     access: ClassVar[Access] = "ranks"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
-    needs_references: ClassVar[bool] = False
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     queries: int = 5000
     top_k: int = 100
     initial: float = 0.8
@@ -229,10 +213,6 @@ class SquareList:
         _check(self.queries, self.initial)
         if self.top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {self.top_k}")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of radius eps (images) or text_eps (bags of words)."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""

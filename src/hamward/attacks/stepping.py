@@ -1,72 +1,24 @@
-"""How attacks step: the published optimizers, the annealed tanh, and the options they share."""
+"""How attacks step: the published optimizers, and the annealed tanh."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hamward.attacks.base import Goal, Rule, ascend, check_steps
-from hamward.attacks.budget import Budget
-from hamward.errors import ConfigError
+from hamward.attacks.base import Goal, Rule, ascend
+from hamward.attacks.options import StepOptions
 from hamward.models import Victim
 from hamward.random import item_uniform
-from hamward.types import Modality
 
 __all__ = [
-    "Form",
-    "Stepping",
     "adam",
     "annealing",
-    "check_options",
     "momentum",
     "pursue",
     "sign_steps",
     "unit_steps",
 ]
-
-Form = Literal["scale-free", "published"]
-"""Whether a loss reads logits by their median magnitude, so that no factor on the last layer
-matters, or tanh of them with the published schedule and optimizer."""
-
-
-@runtime_checkable
-class Stepping(Protocol):
-    """The options that iterative attacks share."""
-
-    @property
-    def steps(self) -> int:
-        """Gradient steps."""
-        ...
-
-    @property
-    def step_size(self) -> float:
-        """First step relative to eps."""
-        ...
-
-    @property
-    def random_start(self) -> bool:
-        """Start at a random point of the ball instead of the clean item."""
-        ...
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the budget for a modality."""
-        ...
-
-
-def check_options(attack: Stepping, **positive: float) -> None:
-    """Refuse steps, radii and rates that make no sense.
-
-    Raises:
-        ConfigError: negative steps, or a step size or a value of `positive` that is not positive.
-        BudgetError: a radius out of range.
-    """
-    check_steps(attack.steps)
-    attack.budget("image"), attack.budget("text")
-    for name, value in {"step_size": attack.step_size, **positive}.items():
-        if not value > 0:
-            raise ConfigError(f"{name} must be positive, got {value:g}")
 
 
 def annealing(share: float) -> float:
@@ -127,7 +79,7 @@ def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Rule:
 
 
 def pursue(
-    attack: Stepping,
+    attack: StepOptions,
     victim: Victim,
     x: Tensor,
     goal: Goal,

@@ -5,16 +5,15 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks.base import Goal
+from hamward.attacks.base import Attack, Goal
 from hamward.attacks.budget import Budget
-from hamward.attacks.own_code import OwnCode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import AccessError, ConfigError
@@ -27,18 +26,21 @@ from hamward.training.objective import Objective
 from hamward.types import MODALITIES, Modality
 
 __all__ = [
+    "Learned",
     "OnSurrogate",
+    "SurrogateOptions",
     "ask",
     "build_surrogate",
     "choose_queries",
     "clean_goal",
+    "learn_surrogate",
     "other_modality",
     "places",
     "ranked_by",
     "refuse_toward",
     "relaxed_database",
     "same_type",
-    "train_surrogate",
+    "surrogate_fit",
 ]
 
 
@@ -102,32 +104,122 @@ def build_surrogate(
     return model
 
 
-def train_surrogate(
-    model: HashModel,
-    objective: Objective,
+@runtime_checkable
+class SurrogateOptions(Protocol):
+    """What `learn_surrogate` asks of an attack's options."""
+
+    name: ClassVar[str]
+
+    @property
+    def queries(self) -> int:
+        """Return M, the number of submitted items."""
+
+    @property
+    def image_network(self) -> str:
+        """Return the image trunk of the surrogate."""
+
+    @property
+    def epochs(self) -> int:
+        """Return the passes over the submitted items."""
+
+    @property
+    def batch_size(self) -> int:
+        """Return the submitted items a step."""
+
+    @property
+    def image_rate(self) -> float:
+        """Return the peak learning rate of the image surrogate."""
+
+    @property
+    def text_rate(self) -> float:
+        """Return the peak learning rate of the text surrogate."""
+
+
+def surrogate_fit(options: SurrogateOptions, seed: int = 0) -> FitConfig:
+    """Return how a surrogate is trained.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    return FitConfig(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        image_rate=options.image_rate,
+        text_rate=options.text_rate,
+        flip=False,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Learned:
+    """A surrogate and what it was learned from.
+
+    Attributes:
+        model: The surrogate, frozen.
+        positions: The submitted items.
+        answers: What the victim answered, one row an item.
+    """
+
+    model: HashModel = field(repr=False)
+    positions: NDArray[np.int64]
+    answers: Tensor
+
+
+def learn_surrogate(
+    options: SurrogateOptions,
+    victim: Victim,
     data: RetrievalData,
-    positions: NDArray[np.int64],
+    modality: Modality,
     *,
-    config: FitConfig,
+    modalities: tuple[Modality, ...],
+    code_length: int,
+    answer: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor], Objective],
+    seed: int,
     progress: Progress,
-    label: str,
-) -> HashModel:
-    """Train a surrogate in place on the submitted items; the last epoch is kept.
+) -> Learned:
+    """Submit M training items once and train a surrogate on the answers; the last epoch is kept.
 
     There is nothing to choose an epoch by: the victim is not asked again.
+
+    Args:
+        options: M, trunk, epochs and rates.
+        victim: Its ledger must have room for M items.
+        data: Its training items are submitted.
+        modality: Of the submitted items.
+        modalities: What the surrogate encodes.
+        code_length: Its bits.
+        answer: From a batch of items to the victim's answers.
+        objective: From all answers to what training minimizes.
+        seed: Choice of the items, weights, order.
+        progress: Watches the steps.
+
+    Raises:
+        QueryLimitError: the ledger allows fewer than M submissions; nothing is submitted then.
+        ConfigError: there are fewer than M training items.
     """
-    seen = dataclasses.replace(data, split=dataclasses.replace(data.split, train=positions))
+    name, config = options.name, surrogate_fit(options, seed)
+    positions = choose_queries(data, modality, options.queries, seed=seed, who=name)
+    model = build_surrogate(
+        data,
+        modalities,
+        code_length=code_length,
+        image_network=options.image_network,
+        seed=seed,
+    ).to(next(victim.model.parameters()).device)
+    answers = ask(answer, victim, data, modality, positions)
     epochs = iter(range(1, config.epochs + 1))
     fit(
         model,
-        objective,
-        seen,
+        objective(answers),
+        dataclasses.replace(data, split=dataclasses.replace(data.split, train=positions)),
         config=dataclasses.replace(config, batch_size=min(config.batch_size, len(positions))),
         score=lambda _: {"select": float(next(epochs))},
         progress=progress,
-        label=label,
+        label=f"{name}: surrogate",
     )
-    return model.requires_grad_(False)
+    return Learned(model=model.requires_grad_(False), positions=positions, answers=answers)
 
 
 def same_type(model: M, x: Tensor) -> M:
@@ -146,11 +238,11 @@ def clean_goal(surrogate: HashModel, x: Tensor, modality: Modality) -> Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OnSurrogate:
-    """Own-code PGD on a model of the attacker's own; the victim is asked nothing.
+    """An attack on the clean code, run on a model of the attacker's own: nobody else is asked.
 
     Attributes:
         model: The surrogate; its code length may differ from the victim's.
-        attack: What runs on it.
+        attack: What runs on it: own-code PGD, or edits of words.
         name: For messages.
     """
 
@@ -160,7 +252,7 @@ class OnSurrogate:
     needs_references: ClassVar[bool] = False
 
     model: HashModel = field(repr=False)
-    attack: OwnCode
+    attack: Attack
     name: str
 
     def budget(self, modality: Modality) -> Budget:

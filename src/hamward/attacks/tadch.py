@@ -1,41 +1,33 @@
 """TA-DCH: ProS-GAN for cross-modal victims, where the target is a label and a text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int8, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from hamward.attacks.base import ATTACKS, Goal
+from hamward.attacks.base import ATTACKS
 from hamward.attacks.budget import Budget
 from hamward.attacks.generative import (
-    Closeness,
-    GeneratorRecipe,
+    FittedGenerator,
     Made,
-    Output,
-    like,
-    load_parts,
-    made_for,
-    picture_of,
-    save_parts,
-    train_generator,
+    bound,
+    check_generative,
+    fit_generator,
 )
-from hamward.attacks.prototypes import CodesOf, train_prototypes, training_codes
+from hamward.attacks.generator_training import Closeness, Condition, Output
+from hamward.attacks.prototypes import CodesOf, Prototypes, train_prototypes
 from hamward.attacks.tadch_networks import TargetGenerator, TargetPrototypeNet
-from hamward.codes import binarize
-from hamward.config import from_mapping, to_mapping
 from hamward.data import RetrievalData
-from hamward.errors import ConfigError, ShapeError
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.progress import SILENT, Progress
-from hamward.random import item_uniform, permutation, seeded
+from hamward.random import item_uniform, permutation
 from hamward.types import Modality
 
-__all__ = ["TADCH", "FittedTADCH", "closest_rows", "tadch_published"]
+__all__ = ["TADCH", "TextTargets", "closest_rows", "tadch_published"]
 
 
 def closest_rows(
@@ -59,122 +51,35 @@ def closest_rows(
     return (best & (rank == wanted)).int().argmax(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedTADCH:
-    """A trained generator, applied in one pass to each picture and its target.
+class TextTargets(Prototypes):
+    """TA-DCH's prototypes with the training items that a target's text is taken from.
 
     A goal names target labels only; the target's text is that of a training item whose labels
-    are nearest to them (`closest_rows`), drawn anew for each item. It asks the victim nothing.
+    are nearest to them (`closest_rows`), drawn anew for each item.
 
     Attributes:
-        options: What it was trained with.
-        made: What pictures, labels and codes it was trained for.
-        prototypes: Target labels and texts -> feature maps and prototype codes.
-        generator: Pictures and feature maps -> raw output.
-        target_labels: Labels of the training items.
-        target_texts: Their bags of words.
-        eps: l_inf radius of the result, or None for no bound.
+        net: Target labels and texts -> feature maps and prototype codes.
+        labels: Labels of the training items, uint8.
+        texts: Their bags of words, uint8.
     """
 
-    access: ClassVar[Access] = "ranks"
-    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
-    targeted: ClassVar[bool] = True
-    needs_references: ClassVar[bool] = False
+    labels: Tensor
+    texts: Tensor
 
-    options: "TADCH"
-    made: Made
-    prototypes: TargetPrototypeNet
-    generator: TargetGenerator
-    target_labels: Tensor
-    target_texts: Tensor
-    eps: float | None
+    def __init__(self, net: TargetPrototypeNet, made: Made) -> None:
+        super().__init__()
+        self.net = net
+        for name, width in (("labels", made.labels), ("texts", made.vocabulary)):
+            self.register_buffer(name, torch.zeros(made.items, width, dtype=torch.uint8))
 
-    def __post_init__(self) -> None:
-        self.budget("image")
-        if self.options.output == "bounded" and self.eps is None:
-            raise ConfigError("this generator was trained within a bound: eps must be a number")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of radius eps; without a bound, the whole range."""
-        return Budget(eps=1.0 if self.eps is None else self.eps)
-
-    def codes(
-        self, target_label: Float[Tensor, "n c"], *, ids: Int64[Tensor, " n"], seed: int
-    ) -> Int8[Tensor, "n k"]:
-        """Return the prototype codes of targets: the best that the attack can hope for.
-
-        Raises:
-            ShapeError: another number of labels.
-        """
-        if target_label.shape[1] != self.made.labels:
-            raise ShapeError(
-                f"target labels must be (n, {self.made.labels}), got {tuple(target_label.shape)}"
-            )
-        weight = self.prototypes.hashing.weight
-        with torch.no_grad():
-            return binarize(self._conditions(target_label.to(weight), ids=ids, seed=seed)[1])
-
-    def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
-        """Return adversarial pictures; see `Attack`. `seed` chooses the targets' texts."""
-        goal.check(victim, x, ids)
-        target_label = made_for(self.made, victim, x, goal, name="tadch")
-        x = x.detach()
-        if len(x) == 0:
-            return x.clone()
-        with torch.no_grad():
-            feature = self._conditions(target_label.to(x), ids=ids, seed=seed)[0]
-            raw = like(self.generator, x)(2 * x - 1, feature)
-            x_adv = picture_of(raw, x, output=self.options.output, eps=self.eps)
-            return self.budget("image").project(x_adv, x)
-
-    def _conditions(self, label: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        known = self.target_labels.to(label)
-        texts = self.target_texts.to(label.device)
+    def conditions(
+        self, label: Float[Tensor, "n c"], *, ids: Int64[Tensor, " n"], seed: int
+    ) -> tuple[Float[Tensor, "n 64 16 16"], Float[Tensor, "n k"]]:
+        """Return (feature maps, relaxed prototype codes)."""
+        known = self.labels.to(label)
         chosen = closest_rows(label, known, ids=ids.to(label.device), seed=seed)
-        feature, relaxed, _ = like(self.prototypes, label)(label, texts[chosen].to(label.dtype))
+        feature, relaxed, _ = self.net(label, self.texts[chosen].to(label.dtype))
         return feature, relaxed
-
-    def save(self, folder: Path) -> None:
-        """Write the attack as attack.safetensors and attack.json."""
-        save_parts(
-            folder,
-            name="tadch",
-            facts={
-                "options": to_mapping(self.options),
-                "made": to_mapping(self.made),
-                "vocabulary": self.target_texts.shape[1],
-                "eps": self.eps,
-            },
-            modules={"prototypes": self.prototypes, "generator": self.generator},
-            tensors={"target_labels": self.target_labels, "target_texts": self.target_texts},
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> "FittedTADCH":
-        """Read an attack that `save` wrote.
-
-        Raises:
-            ArtifactError: missing or damaged files, or another attack.
-        """
-
-        def build(facts: Mapping[str, Any]) -> dict[str, nn.Module]:
-            options = from_mapping(TADCH, facts["options"], path="options.")
-            made = from_mapping(Made, facts["made"], path="made.")
-            prototypes, generator = options.networks(made, vocabulary=facts["vocabulary"])
-            return {"prototypes": prototypes, "generator": generator}
-
-        facts, modules, tensors = load_parts(
-            folder, name="tadch", build=build, tensors=("target_labels", "target_texts")
-        )
-        return cls(
-            options=from_mapping(TADCH, facts["options"]),
-            made=from_mapping(Made, facts["made"]),
-            prototypes=modules["prototypes"],
-            generator=modules["generator"],
-            target_labels=tensors["target_labels"],
-            target_texts=tensors["target_texts"],
-            eps=facts["eps"],
-        )
 
 
 @ATTACKS.register(
@@ -198,7 +103,8 @@ class TADCH:
         weights that it tuned for each victim are UNKNOWN; values are defaults of the released
         code. It attacks pictures only, and so does this. Released code: no bound
         (`tadch_published`); here "bounded" by default, without a reconstruction term, and with
-        fewer epochs and smaller widths; what that costs has not been measured. Released code
+        fewer epochs and smaller widths; what that costs has not been measured (see
+        `ProSGAN` for its sibling). Released code
         fits prototypes to image codes
         ("own"); here the retrieved modality's by default. Targets in training are training
         items there and here; in evaluation a database item with its own text there, here a
@@ -224,6 +130,7 @@ class TADCH:
         adversarial_weight: Weight of the discriminator's verdict.
     """
 
+    name: ClassVar[str] = "tadch"
     access: ClassVar[Access] = "gradients"
     modalities: ClassVar[tuple[Modality, ...]] = ("image",)
     targeted: ClassVar[bool] = True
@@ -246,67 +153,40 @@ class TADCH:
     adversarial_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        self.budget("image"), self.recipe()
-        for name in ("prototype_epochs", "hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.prototype_rate <= 0:
-            raise ConfigError(f"prototype_rate must be positive, got {self.prototype_rate:g}")
+        check_generative(self, "prototype_epochs", "hidden")
 
     def budget(self, modality: Modality) -> Budget:
         """Return the l_inf ball of radius eps; without a bound, the whole range."""
-        return Budget(eps=1.0 if self.eps is None else self.eps)
+        return bound(self.eps)
 
-    def recipe(self) -> GeneratorRecipe:
-        """Return the options of stage 2."""
-        names = GeneratorRecipe.__dataclass_fields__
-        return GeneratorRecipe(**{name: getattr(self, name) for name in names})
-
-    def networks(
-        self, made: Made, *, vocabulary: int
-    ) -> tuple[TargetPrototypeNet, TargetGenerator]:
+    def networks(self, made: Made) -> tuple[TextTargets, TargetGenerator]:
         """Return the two networks with fresh weights from the global random stream."""
-        prototypes = TargetPrototypeNet(
+        net = TargetPrototypeNet(
             labels=made.labels,
-            vocabulary=vocabulary,
+            vocabulary=made.vocabulary,
             code_length=made.code_length,
             hidden=self.hidden,
         )
-        return prototypes, TargetGenerator(image_side=made.image_side, width=self.width)
+        generator = TargetGenerator(image_side=made.image_side, width=self.width)
+        return TextTargets(net, made), generator
 
-    def fit(
+    def learn(
         self,
-        victim: Victim,
+        prototypes: TextTargets,
         data: RetrievalData,
-        modality: Modality,
         *,
+        codes: Int8[Tensor, "n k"],
+        code_labels: Float[Tensor, "n c"],
         seed: int,
-        progress: Progress = SILENT,
-    ) -> FittedTADCH:
-        """Return the attack, trained on `data.split.train` only.
-
-        Raises:
-            AccessError: the victim does not grant gradients.
-            ConfigError: another modality than "image".
-        """
-        victim.require(self.access, "tadch")
-        if modality != "image":
-            raise ConfigError(f"tadch makes pictures, not {modality!r} items: attack 'image'")
-        weight = next(victim.model.parameters())
-        made = Made(
-            image_side=data.image_side,
-            labels=data.labels.shape[1],
-            code_length=victim.code_length,
-        )
-        codes, code_labels = training_codes(victim.model, data, modality, self.codes_of)
-        labels = data.label(data.split.train).to(weight)
-        texts = data.inputs("text", data.split.train).to(weight)
-        with seeded(seed, "tadch weights"):
-            prototypes, generator = self.networks(made, vocabulary=texts.shape[1])
-        prototypes, generator = prototypes.to(weight), generator.to(weight)
+        progress: Progress,
+    ) -> tuple[Condition, int]:
+        """Train the prototypes; targets are the training items with their texts."""
+        labels = data.label(data.split.train).to(code_labels)
+        texts = data.inputs("text", data.split.train).to(code_labels)
+        prototypes.labels.copy_(labels), prototypes.texts.copy_(texts)
         batches = list(_item_batches(len(labels), epochs=self.prototype_epochs, seed=seed))
         train_prototypes(
-            prototypes,
+            prototypes.net,
             ((labels[rows], texts[rows]) for rows in batches),
             codes=codes,
             code_labels=code_labels,
@@ -317,32 +197,26 @@ class TADCH:
             progress=progress,
             label="tadch prototypes",
         )
+        prototypes.eval()
 
         def condition(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch.no_grad():
-                feature, relaxed, _ = prototypes(labels[drawn], texts[drawn])
+                feature, relaxed, _ = prototypes.net(labels[drawn], texts[drawn])
             return labels[drawn], feature, relaxed
 
-        train_generator(
-            victim,
-            data,
-            generator,
-            condition=condition,
-            targets=len(labels),
-            recipe=self.recipe(),
-            seed=seed,
-            progress=progress,
-            label="tadch generator",
-        )
-        return FittedTADCH(
-            options=self,
-            made=made,
-            prototypes=prototypes,
-            generator=generator,
-            target_labels=labels.to(torch.uint8).cpu(),
-            target_texts=texts.to(torch.uint8).cpu(),
-            eps=self.eps,
-        )
+        return condition, len(labels)
+
+    def fit(
+        self,
+        victim: Victim,
+        data: RetrievalData,
+        modality: Modality,
+        *,
+        seed: int,
+        progress: Progress = SILENT,
+    ) -> FittedGenerator:
+        """Return the attack, trained on `data.split.train` only; see `fit_generator`."""
+        return fit_generator(self, victim, data, modality, seed=seed, progress=progress)
 
 
 @ATTACKS.register(

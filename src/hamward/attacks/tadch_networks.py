@@ -133,7 +133,6 @@ class TargetGenerator(nn.Module):
             normalized(nn.Conv2d(width, 3, 3, 1, 1), 3),
         )
         self.output = nn.Conv2d(6, 3, 3, 1, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, x: Float[Tensor, "n 3 s s"], feature: Float[Tensor, "n 64 16 16"]
@@ -144,7 +143,7 @@ class TargetGenerator(nn.Module):
         planes = torch.stack([x, plane.expand_as(x).to(x.dtype)], 2).flatten(1, 2)
         missing = -side % 4
         planes = F.pad(planes, (0, missing, 0, missing), mode="replicate")
-        outer = self.stem(planes.contiguous(memory_format=torch.channels_last))
+        outer = self.stem(planes)
         inner = self.down1(outer)
         y = self.up2(self.middle(self.down2(inner)))
         y = self.up1(self.join2(torch.cat([y, inner], 1)))

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hamward.attacks.base import ATTACKS, Goal
-from hamward.attacks.budget import Budget, check_words
-from hamward.attacks.edit_search import EditSearch
+from hamward.attacks.budget import Budget
+from hamward.attacks.edit_search import gradient_rank, search_of, served_bits
 from hamward.errors import ConfigError, unknown_name
 from hamward.losses import auto_temperature
 from hamward.models import Victim
@@ -20,8 +20,6 @@ from hamward.random import item_uniform
 from hamward.types import Modality
 
 __all__ = ["TagEdits", "TagEditsByCodes", "positions_of_words"]
-
-_GRID = 1 << 16
 
 
 def positions_of_words(words: Sequence[str], vocabulary: Sequence[str]) -> tuple[int, ...]:
@@ -110,12 +108,13 @@ class TagEdits:
             ConfigError: the budget is larger than the vocabulary.
         """
         victim.require(self.access, "tag-edits")
-        search = _search(
+        search = search_of(
             victim,
             x,
             goal,
             ids,
-            self,
+            budget=self.budget(goal.modality),
+            words=self.words,
             beam=self.beam if self.method == "beam" else 1,
             candidates=None if self.method == "exhaustive" else self.candidates,
         )
@@ -125,21 +124,14 @@ class TagEdits:
         def loss(rows: Tensor, logits: Tensor) -> Float[Tensor, " m"]:
             return sign * auto_temperature(logits, goal.anchor[rows])
 
+        bits = served_bits(goal, loss)
+
         def score(rows: Tensor, texts: Tensor) -> Float64[Tensor, " m"]:
             with torch.no_grad():
-                logits = victim.logits("text", texts)
-                soft = 0.5 + loss(rows, logits).double() / (2 * logits.shape[1])
-                soft = (soft * _GRID).floor().clamp(0, _GRID - 1) / _GRID
-                return goal.select(rows).flips(logits) + soft
-
-        def rank(rows: Tensor, texts: Tensor, step: int) -> Float[Tensor, "m d"]:
-            leaf = texts.clone().requires_grad_(True)
-            value = loss(rows, victim.logits("text", leaf)).sum()
-            (gradient,) = torch.autograd.grad(value, leaf)
-            return gradient * (1 - 2 * texts)
+                return bits(rows, victim.logits("text", texts))
 
         with victim.attacked():
-            return search.run(score, rank)
+            return search.run(score, gradient_rank(victim, loss))
 
 
 @ATTACKS.register(
@@ -194,7 +186,15 @@ class TagEditsByCodes:
             ConfigError: the budget is larger than the vocabulary.
         """
         victim.require(self.access, "tag-edits-codes")
-        search = _search(victim, x, goal, ids, self, beam=1, candidates=self.candidates)
+        search = search_of(
+            victim,
+            x,
+            goal,
+            ids,
+            budget=self.budget(goal.modality),
+            words=self.words,
+            candidates=self.candidates,
+        )
 
         def score(rows: Tensor, texts: Tensor) -> Float64[Tensor, " m"]:
             return goal.select(rows).flips(victim.codes("text", texts).float()).double()
@@ -216,42 +216,3 @@ def _check_options(candidates: int | None, words: tuple[int, ...] | None) -> Non
         raise ConfigError(f"candidates must be at least 1, got {candidates}")
     if words is not None and (not words or min(words) < 0):
         raise ConfigError(f"words must be positions in the vocabulary, at least one, got {words}")
-
-
-def _search(
-    victim: Victim,
-    x: Tensor,
-    goal: Goal,
-    ids: Tensor,
-    options: TagEdits | TagEditsByCodes,
-    *,
-    beam: int,
-    candidates: int | None,
-) -> EditSearch:
-    """Check all that can be checked before the first query, and set up the search.
-
-    Raises:
-        ConfigError: the budget or a position is larger than the vocabulary.
-    """
-    budget = options.budget(goal.modality)
-    goal.check(victim, x, ids)
-    check_words(x)
-    size, words = x.shape[1], options.words
-    if words is not None and max(words) >= size:
-        raise ConfigError(f"words must be below {size}, the vocabulary, got {max(words)}")
-    allowed = torch.full((size,), words is None, device=x.device)
-    allowed[list(words or ())] = True
-    there = int(allowed.sum())
-    if budget.eps > size or budget.insertions > there:
-        raise ConfigError(
-            f"tag budget larger than the vocabulary: {budget.insertions} insertions and "
-            f"{budget.deletions} deletions, {there} words to insert, {size} in all"
-        )
-    return EditSearch(
-        x=x.detach(),
-        allowed=allowed,
-        budget=budget,
-        most=victim.code_length,
-        beam=beam,
-        candidates=candidates,
-    )

@@ -12,7 +12,8 @@ from hamward.attacks.anchors import CodeSource, wanted_labels
 from hamward.attacks.base import ATTACKS, Goal
 from hamward.attacks.budget import Budget
 from hamward.attacks.craft import reference_codes
-from hamward.attacks.stepping import Form, check_options, pursue, sign_steps
+from hamward.attacks.options import FormOptions, check_options
+from hamward.attacks.stepping import pursue, sign_steps
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError, ShapeError
@@ -76,7 +77,7 @@ def circle_loss(
     threat="white-box, targeted, knows training codes and labels, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class THA:
+class THA(FormOptions):
     """Options of THA: `fit` trains the prototype network on the victim's training codes.
 
     Source: Wang et al., "Targeted Attack and Defense for Deep Hashing", SIGIR 2021.
@@ -87,29 +88,16 @@ class THA:
         training items, the zero row left out (there: of the database).
 
     Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
         codes: Modality of the codes that the network learns from.
         network_steps: Steps of its training.
         network_rate: Rate of its Adam (betas 0.5, 0.999), a tenth from 1/2 and again from 3/4.
         network_batch: Target labels a step.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
     targeted: ClassVar[bool] = True
     needs_references: ClassVar[bool] = False
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     steps: int = 50
-    step_size: float = 0.4
-    random_start: bool = False
-    form: Form = "scale-free"
     codes: CodeSource = "other"
     network_steps: int = 3000
     network_rate: float = 1e-4
@@ -119,10 +107,6 @@ class THA:
         check_options(self, network_rate=self.network_rate, network_batch=self.network_batch)
         if self.network_steps < 1:
             raise ConfigError(f"network_steps must be at least 1, got {self.network_steps}")
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def fit(
         self,

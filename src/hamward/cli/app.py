@@ -1,6 +1,7 @@
 """`hamward`: commands, options and errors. Heavy imports happen inside the commands."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,12 +9,19 @@ from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
 from hamward.cli.data_app import data_app
+from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
+    Audience,
     ConfigFile,
     Diagnose,
+    ItemLabel,
+    Items,
+    ListLength,
     Options,
     Out,
+    RankTimeout,
     Resume,
+    Role,
     Set,
     Show,
     TargetProtocol,
@@ -21,8 +29,16 @@ from hamward.cli.parameters import (
     Transforms,
     prepare,
 )
+from hamward.cli.settings import (
+    assemble,
+    attack_options,
+    attack_words,
+    candidate_options,
+    unique_names,
+)
 from hamward.errors import HamwardError
-from hamward.progress import ProgressKind
+from hamward.process import placed
+from hamward.progress import Progress, ProgressKind
 
 __all__ = ["app", "main"]
 
@@ -34,6 +50,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() says how to go on
 )
 app.command(data_app)
+app.command(export)
+app.command(import_, name="import")
 
 
 @app.command
@@ -91,12 +109,17 @@ def train(
     seed: int | None = None,
     seeds: Annotated[
         tuple[int, ...] | None,
-        Parameter(help="Train once a seed, e.g. --seeds 0 1 2; mean and spread.", negative=()),
+        Parameter(
+            help="Train once a seed, e.g. --seeds 0 1 2; mean and spread.",
+            negative=(),
+            consume_multiple=True,
+        ),
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     resume: Resume = False,
     threads: Threads = None,
+    rank_timeout: RankTimeout = 30.0,
     progress: Show = "auto",
     **options: Options,
 ) -> None:
@@ -104,44 +127,35 @@ def train(
 
     Settings come from the recipe, then --config, --set and the flags, the last word winning.
     """
-    from hamward.cli.settings import assemble
-
-    values = assemble(
-        config,
-        set_,
-        {
-            "method": method,
-            "data": data,
-            "data_options.image_side": image_side,
-            "model.code_length": code_length,
-            "model.image_network": image_network,
-            "model.text_network": text_network,
-            "fit.epochs": epochs,
-            "fit.batch_size": batch_size,
-            "fit.seed": seed,
-        },
-        options,
-        recipe=recipe,
-    )
-    watch = prepare(threads, progress)
+    flags = {
+        "method": method,
+        "data": data,
+        "data_options.image_side": image_side,
+        "model.code_length": code_length,
+        "model.image_network": image_network,
+        "model.text_network": text_network,
+        "fit.epochs": epochs,
+        "fit.batch_size": batch_size,
+        "fit.seed": seed,
+    }
+    values = assemble(config, set_, flags, options, recipe=recipe)
+    watch = prepare(threads, progress, shared=seeds is None)
     from hamward.config import from_mapping
     from hamward.evaluation.runs import TrainConfig, train_run
 
-    if seeds is not None:
-        from hamward.evaluation.seeds import train_seeds
-
-        made = train_seeds(
-            from_mapping(TrainConfig, values), out, seeds, resume=resume, progress=watch
-        )
-        for direction, score in made["map"].items():
-            print(
-                f"{direction}: MAP {score['mean']:.3f} +- {score['deviation']:.3f} over seeds "
-                f"{', '.join(map(str, seeds))} (chance {made['chance'][direction]:.3f})"
-            )
-        print(f"run folders: {out}/seed-*")
+    checked = from_mapping(TrainConfig, values)
+    if seeds is None:
+        _fit(train_run, checked, out, resume=resume, progress=watch, rank_timeout=rank_timeout)
         return
-    train_run(from_mapping(TrainConfig, values), out, resume=resume, progress=watch)
-    _print_training(out)
+    from hamward.evaluation.seeds import train_seeds
+
+    made = train_seeds(checked, out, seeds, resume=resume, progress=watch)
+    for direction, score in made["map"].items():
+        print(
+            f"{direction}: MAP {score['mean']:.3f} +- {score['deviation']:.3f} over seeds "
+            f"{', '.join(map(str, seeds))} (chance {made['chance'][direction]:.3f})"
+        )
+    print(f"run folders: {out}/seed-*")
 
 
 @app.command
@@ -157,30 +171,25 @@ def harden(
     set_: Set = None,
     resume: Resume = False,
     threads: Threads = None,
+    rank_timeout: RankTimeout = 30.0,
     progress: Show = "auto",
     **options: Options,
 ) -> None:
     """Fine-tune a victim with a defense, e.g. `hamward harden cmla --victim runs/victim ...`."""
-    from hamward.cli.settings import assemble
-
-    values = assemble(
-        config,
-        set_,
-        {
-            "defense": defense,
-            "victim": str(victim),
-            "fit.epochs": epochs,
-            "fit.batch_size": batch_size,
-            "fit.seed": seed,
-        },
-        options,
-    )
-    watch = prepare(threads, progress)
+    flags = {
+        "defense": defense,
+        "victim": str(victim),
+        "fit.epochs": epochs,
+        "fit.batch_size": batch_size,
+        "fit.seed": seed,
+    }
+    values = assemble(config, set_, flags, options)
+    watch = prepare(threads, progress, shared=True)
     from hamward.config import from_mapping
     from hamward.evaluation.runs import HardenConfig, harden_run
 
-    harden_run(from_mapping(HardenConfig, values), out, resume=resume, progress=watch)
-    _print_training(out)
+    checked = from_mapping(HardenConfig, values)
+    _fit(harden_run, checked, out, resume=resume, progress=watch, rank_timeout=rank_timeout)
 
 
 @app.command
@@ -191,6 +200,11 @@ def attack(
     out: Out,
     modality: Literal["image", "text", "both"] = "both",
     queries: Annotated[int | None, Parameter(help="Attack fewer queries (faster).")] = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -205,14 +219,15 @@ def attack(
     **options: Options,
 ) -> None:
     """Attack one victim with one method, e.g. `hamward attack cmla --victim runs/victim ...`."""
-    from hamward.cli.settings import attack_options, unique_names
-
     _evaluate(
         victims=unique_names([victim]),
         attacks={method: attack_options(options)},
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -238,6 +253,11 @@ def evaluate(
         str | None, Parameter(help="Victim (folder name) whose items are sent to the others too.")
     ] = None,
     queries: int | None = None,
+    role: Role = "query",
+    items: Items = None,
+    item_label: ItemLabel = None,
+    audience: Audience = None,
+    list_length: ListLength = None,
     target_protocol: TargetProtocol = "T4",
     seed: int = 0,
     batch_size: int = 64,
@@ -249,14 +269,15 @@ def evaluate(
     progress: Show = "auto",
 ) -> None:
     """Score victims, clean and under attacks, each crafted against the victim itself."""
-    from hamward.cli.settings import attack_words, unique_names
-
     _evaluate(
         victims=unique_names(victims),
         attacks=attack_words(attack or ()),
         out=out,
         modality=modality,
         queries=queries,
+        candidates=candidate_options(
+            role, count=items, label=item_label, audience=audience, k=list_length
+        ),
         target_protocol=target_protocol,
         seed=seed,
         batch_size=batch_size,
@@ -292,11 +313,22 @@ def list_(
         str | None,
         Parameter(help="attacks, defenses, victims, data, or one method's name for its options."),
     ] = None,
+    *,
+    published: Annotated[
+        bool, Parameter(negative=(), help="Show the victims' published clean MAPs, too.")
+    ] = False,
+    runs: Annotated[
+        tuple[Path, ...],
+        Parameter(negative=(), help="Victims' run folders, or folders of some: ours beside them."),
+    ] = (),
 ) -> None:
-    """List methods with citation, threat model and the access they need."""
+    """List methods with citation, threat model and the access they need.
+
+    A victim's name shows its published MAPs; `--runs runs` puts ours on the same data beside them.
+    """
     from hamward.cli.listing import show
 
-    show(what)
+    show(what, published=published, runs=runs)
 
 
 def _evaluate(
@@ -306,6 +338,7 @@ def _evaluate(
     out: Path,
     modality: str,
     queries: int | None,
+    candidates: dict[str, Any] | None,
     target_protocol: str,
     seed: int,
     batch_size: int,
@@ -326,6 +359,7 @@ def _evaluate(
         "attacks": attacks,
         "modalities": ["image", "text"] if modality == "both" else [modality],
         "queries": queries,
+        "candidates": candidates,
         "target_protocol": target_protocol,
         "seed": seed,
         "batch_size": batch_size,
@@ -339,9 +373,23 @@ def _evaluate(
     print(f"\nrun folder: {out} (page: hamward report {out})")
 
 
-def _print_training(out: Path) -> None:
+def _fit(
+    run: Callable[..., Any],
+    config: Any,
+    out: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+    rank_timeout: float,
+) -> None:
+    """Train or harden into a folder, together with the other ranks; the first reports."""
     from hamward.artifacts import RunFolder
+    from hamward.training import joined
 
+    with joined(timeout=rank_timeout) as ranks:
+        run(config, out, resume=resume, progress=progress, ranks=ranks)
+    if ranks.rank:
+        return
     info = RunFolder(out).info()
     scores = ", ".join(f"{k} {v:.3f}" for k, v in info["validation"].items() if k != "select")
     print(f"best epoch {info['best_epoch']}: tie-aware validation MAP {scores}")
@@ -364,12 +412,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, exit_on_error=False, print_error=True)
     except CycloptsError:
         sys.exit(2)
-    except HamwardError as error:
-        print(f"hamward: error: {error}", file=sys.stderr)
+    except (HamwardError, OSError) as error:
+        rank, ranks, _ = placed()
+        who = f"hamward (rank {rank})" if ranks > 1 else "hamward"
+        print(f"{who}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("hamward: interrupted; run again with --resume to continue", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        print(f"hamward: error: {error}", file=sys.stderr)
-        sys.exit(2)

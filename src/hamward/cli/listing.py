@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,17 +14,28 @@ from hamward.errors import ConfigError, unknown_name
 from hamward.recipes import recipe_names
 from hamward.registry import Entry
 
+if TYPE_CHECKING:
+    from hamward.evaluation.published import MapKey, Ours
+
 __all__ = ["show", "show_data"]
 
 
-def show(what: str | None) -> None:
+def show(what: str | None, *, published: bool = False, runs: tuple[Path, ...] = ()) -> None:
     """Print all tables, one of them, or one method with its options.
+
+    Args:
+        what: A table, a method, or None for all tables.
+        published: Print published MAPs of all victims that are shown; a victim that is named
+            shows its own always.
+        runs: Run folders whose MAPs are printed beside them.
 
     Raises:
         UnknownNameError: no such table or method.
+        ArtifactError: one of `runs` holds no victim.
     """
     from hamward.attacks import ATTACKS
     from hamward.defenses import DEFENSES
+    from hamward.evaluation.published import our_maps
     from hamward.training import OBJECTIVES
 
     tables: dict[str, Mapping[str, Entry[Any]]] = {
@@ -50,6 +61,10 @@ def show(what: str | None) -> None:
             _show_methods(console, kind, table)
     for label, entry in found.items():
         _show_method(console, label, entry)
+    ours = our_maps(runs)
+    for name in OBJECTIVES:
+        if what == name or (what in (None, "victims") and (published or runs)):
+            _show_published(console, name, ours if runs else None)
 
 
 def show_data(name: str, *, picture: Path | None, seed: int, options: Mapping[str, Any]) -> None:
@@ -115,7 +130,9 @@ def _show_methods(console: Console, kind: str, table: Mapping[str, Entry[Any]]) 
 
 def _show_method(console: Console, label: str, entry: Entry[Any]) -> None:
     console.print(f"[bold]{label}[/bold]: {entry.summary}\n{entry.citation}; {entry.threat}\n")
-    console.print(inspect.getdoc(entry.make) or "", markup=False, highlight=False)
+    shared = filter(dataclasses.is_dataclass, getattr(entry.make, "__mro__", ())[1:])
+    for described in (entry.make, *shared):
+        console.print(inspect.getdoc(described) or "", "\n", markup=False, highlight=False)
     table = Table("option", "type", "default", title="options")
     for name, parameter in inspect.signature(entry.make).parameters.items():
         if name in ("base", "seed"):
@@ -126,6 +143,38 @@ def _show_method(console: Console, label: str, entry: Entry[Any]) -> None:
             default = "required"
         table.add_row(f"--{name.replace('_', '-')}", _type_name(kind), _value(default))
     console.print(table)
+
+
+def _show_published(
+    console: Console, victim: str, ours: "Mapping[MapKey, list[Ours]] | None"
+) -> None:
+    """Print what others got, a row a source, with ours on the same data and bits below."""
+    from hamward.evaluation.published import published_maps
+
+    tables = published_maps(victim)
+    if not tables:
+        console.print(f"{victim}: no published clean MAP that could be read\n")
+        return
+    lengths = sorted({bits for table in tables for bits in table.bits})
+    heads = [f"{bits} bits" if bits else "real-valued" for bits in lengths]
+    shown = Table(
+        "data", "", "source", "status", "metric", *heads, title=f"{victim}: published clean MAP"
+    )
+    for data, direction in sorted({(d, way) for t in tables for d in t.maps for way in t.maps[d]}):
+        for table in tables:
+            values = table.maps.get(data, {}).get(direction)
+            if values is not None:
+                value = dict(zip(table.bits, values, strict=True))
+                cells = [
+                    f"{value[bits]:.4f}".removesuffix("0") if bits in value else ""
+                    for bits in lengths
+                ]
+                shown.add_row(data, direction, table.source, table.status, table.metric, *cells)
+        if ours is not None:
+            found = [ours.get((victim, data, direction, bits), []) for bits in lengths]
+            cells = [", ".join(f"{o.map:.3f} ({o.run})" for o in cell) for cell in found]
+            shown.add_row(data, direction, "ours", "", "MAP, whole ranking, tie-aware", *cells)
+    console.print(shown)
 
 
 def _type_name(kind: Any) -> str:

@@ -8,9 +8,11 @@ from cyclopts import Parameter
 from hamward.progress import Progress, ProgressKind, progress_of
 
 __all__ = [
+    "Audience",
     "ConfigFile",
     "Options",
     "Out",
+    "RankTimeout",
     "Resume",
     "Set",
     "Show",
@@ -23,7 +25,12 @@ __all__ = [
 Show = Annotated[
     ProgressKind, Parameter(name="--progress", help="Progress display; auto is rich on a terminal.")
 ]
-Threads = Annotated[int | None, Parameter(help="CPU threads; default all cores.")]
+Threads = Annotated[
+    int | None, Parameter(help="CPU threads; default all cores, shared by the ranks of this host.")
+]
+RankTimeout = Annotated[
+    float, Parameter(help="Minutes that a rank waits for the others (several processes only).")
+]
 Diagnose = Annotated[
     bool, Parameter(help="Probe each victim for masked gradients with a few queries.")
 ]
@@ -43,25 +50,48 @@ Transforms = Annotated[
     tuple[str, ...],
     Parameter(help="Score pictures after this, too, e.g. --transform jpeg-75.", negative=()),
 ]
+Role = Annotated[
+    Literal["query", "candidate", "hub"],
+    Parameter(
+        help="What is attacked: queries, database items that shall not be found (candidate), or "
+        "database items that shall be found by as many queries as possible (hub)."
+    ),
+]
+Items = Annotated[int | None, Parameter(help="How many database items are attacked; default 100.")]
+ItemLabel = Annotated[str | None, Parameter(help="Attack database items with this label only.")]
+Audience = Annotated[str | None, Parameter(help="Label of the queries that hubs aim at.")]
+ListLength = Annotated[int | None, Parameter(help="Count who is in the first so many; default 10.")]
 Set = Annotated[
     tuple[str, ...] | None,
     Parameter(name="--set", help="Any configuration key, e.g. --set fit.epochs=3.", negative=()),
 ]
 
 
-def prepare(threads: int | None, progress: ProgressKind) -> Progress:
-    """Set up this process: allocator, threads, progress display."""
+def prepare(threads: int | None, progress: ProgressKind, *, shared: bool = False) -> Progress:
+    """Set up this process: allocator, threads, progress display.
+
+    Args:
+        threads: Of this process.
+        progress: Display; ranks after the first show nothing.
+        shared: Whether several processes may do this together.
+
+    Raises:
+        ConfigError: a launcher started several processes for what one does.
+    """
     import os
 
     from hamward.errors import ConfigError
-    from hamward.process import tune_process
+    from hamward.process import placed, tune_process
 
+    rank, ranks, local = placed()
+    if ranks > 1 and not shared:
+        raise ConfigError(f"{ranks} processes were started: only train and harden run in several")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
     tune_process()
     import torch  # after tune_process: OpenMP reads its settings once
 
     if threads is None and hasattr(os, "sched_getaffinity"):  # not on macOS
-        threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    return progress_of(progress)
+        threads = max(len(os.sched_getaffinity(0)) // local, 1)
+    torch.set_num_threads(threads or max((os.cpu_count() or 1) // local, 1))
+    return progress_of(progress if rank == 0 else "none")

@@ -8,7 +8,14 @@ from hamward.config import from_text, read_toml
 from hamward.errors import ConfigError
 from hamward.recipes import merged, read_recipe, recipe_names
 
-__all__ = ["assemble", "attack_options", "attack_words", "plain_options", "unique_names"]
+__all__ = [
+    "assemble",
+    "attack_options",
+    "attack_words",
+    "candidate_options",
+    "plain_options",
+    "unique_names",
+]
 
 
 def assemble(
@@ -51,6 +58,8 @@ def plain_options(options: Mapping[str, str]) -> dict[str, Any]:
 def attack_words(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read `name:key=value,key=value` into configured attacks with distinct names.
 
+    A value may be a list: `tag-edits:words=3,4,beam=2`.
+
     Raises:
         ConfigError: a word is malformed or given twice.
     """
@@ -60,9 +69,12 @@ def attack_words(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         values: dict[str, str] = {}
         for part in filter(None, rest.split(",")):
             key, equals, value = part.partition("=")
-            if not equals:
+            if equals:
+                values[key.strip()] = value.strip()
+            elif values:  # one more of the list before it
+                values[next(reversed(values))] += f",{part.strip()}"
+            else:
                 raise ConfigError(f"--attack takes NAME:KEY=VALUE,..., got {word!r}")
-            values[key.strip()] = value.strip()
         label = f"{name}@{rest}" if rest else name
         if label in attacks:
             raise ConfigError(f"--attack {word!r} is given twice")
@@ -79,6 +91,22 @@ def attack_options(options: Mapping[str, str]) -> dict[str, Any]:
     if "attack" in options:
         raise ConfigError("unknown key 'attack': the method is named already")
     return plain_options(options)
+
+
+def candidate_options(role: str, **given: Any) -> dict[str, Any] | None:
+    """Return the settings of an attack on database items, None where queries are attacked.
+
+    Raises:
+        ConfigError: something is given that only an attack on database items has.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    if role != "query":
+        return {"role": role, **values}
+    if values:
+        flags = {"count": "--items", "label": "--item-label", "k": "--list-length"}
+        words = ", ".join(flags.get(key, f"--{key}") for key in values)
+        raise ConfigError(f"{words}: for --role candidate or --role hub, got --role query")
+    return None
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.registry import Registry
-from hamward.training import Objective, Phase, Step
+from hamward.training import ALONE, Objective, Phase, Ranks, Step
 from hamward.types import MODALITIES, Modality
 
 __all__ = [
@@ -184,9 +184,17 @@ class Sampler:
             made = []
             for rows, all_x, ids in self.batches(modality):
                 goal = self.goal(model, modality, all_x, rows=rows, number=round_)
-                size = self.size(step)
-                made.append(self.craft(model, all_x, goal, ids=ids, number=round_, size=size))
-            self.keep(modality, torch.cat([x_adv.half() for x_adv in made]), round_)
+                x_adv = self.craft(
+                    model,
+                    all_x,
+                    goal,
+                    ids=ids,
+                    number=round_,
+                    size=self.size(step),
+                    ranks=step.ranks,
+                )
+                made.append(x_adv.half())
+            self.keep(modality, torch.cat(made), round_)
         return self.kept(modality, step.rows).to(x.dtype)
 
     def batches(self, modality: Modality) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -245,8 +253,9 @@ class Sampler:
         number: int,
         size: float = 1.0,
         attack: Attack | None = None,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
-        """Return adversarial items.
+        """Return adversarial items; each rank crafts its share, for attacks see items singly.
 
         Args:
             model: Is attacked.
@@ -256,12 +265,18 @@ class Sampler:
             number: Of the epoch or round; decides the seed.
             size: Factor on eps.
             attack: Another attack than the sampler's.
+            ranks: The processes of the training; an uneven batch is crafted by all of them.
         """
         if size == 0:
             return x.detach().clone()
+        if len(x) % ranks.size:
+            ranks = ALONE
         used = scaled(self.attack if attack is None else attack, size)
         victim = Victim(model=model, low_precision=True)
-        return used(victim, x, goal, ids=ids, seed=self.seed * 100_003 + number)
+        mine = slice(ranks.rank, None, ranks.size)
+        seed = self.seed * 100_003 + number
+        own = used(victim, x[mine], goal.select(mine), ids=ids[mine], seed=seed)
+        return ranks.gather(own)
 
     def references(self, model: HashModel, number: int) -> References:
         """Return evenly spaced training items: as the base remembers them, or encoded anew."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from hamward.attacks.base import Goal
+from hamward.attacks.options import Form
 from hamward.attacks.prototypes import step_decay
-from hamward.attacks.stepping import Form
 from hamward.attacks.tha import PrototypeNet, circle_loss
 from hamward.codes import binarize
 from hamward.defenses.adversarial import DEFENSES

@@ -16,7 +16,7 @@ from hamward.attacks import Goal, References
 from hamward.attacks import fpad as guide
 from hamward.attacks.anchors import Pool, class_prototypes
 from hamward.attacks.craft import reference_codes
-from hamward.attacks.stepping import Form
+from hamward.attacks.options import Form
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.defenses.adversarial import (
@@ -186,7 +186,7 @@ class FPADObjective:
         if moved:
             round_ = (step.epoch - 1) // self.config.refresh
             if self.buffers.get(f"round/{modality}") != round_:
-                self._craft_all(model, modality, round_, size=self.sampler.size(step))
+                self._craft_all(model, modality, round_, step=step)
         tau, far = self.attack.tau, 1 - labels
         h = torch.tanh(model.logits(modality, x, low_precision=True))
         total = prototype_contrast(h, anchors, labels, far=far, tau=tau).mean()
@@ -230,7 +230,7 @@ class FPADObjective:
         log.info("anchors: %s", separation(binarize(anchors)))
         return anchors.clone()
 
-    def _craft_all(self, model: HashModel, modality: Modality, round_: int, *, size: float) -> None:
+    def _craft_all(self, model: HashModel, modality: Modality, round_: int, *, step: Step) -> None:
         """Craft the samples of a round, and measure how far memberships move with them."""
         first, made, features = f"round/{modality}" not in self.buffers, [], []
         for rows, x, ids in self.sampler.batches(modality):
@@ -247,8 +247,9 @@ class FPADObjective:
                     goal.select(chosen),
                     ids=ids[chosen],
                     number=round_,
-                    size=size,
+                    size=self.sampler.size(step),
                     attack=self.attack.reduced(*budget),
+                    ranks=step.ranks,
                 )
             made.append(x_adv.half())
             if self.rectification != "off":

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks import Attack, Budget, Goal
-from hamward.attacks.stepping import Form, check_options, pursue, sign_steps
+from hamward.attacks import Attack, Goal
+from hamward.attacks.options import Form, FormOptions
+from hamward.attacks.stepping import pursue, sign_steps
 from hamward.data import RetrievalData
 from hamward.defenses.adversarial import (
     AdversarialLearning,
@@ -21,15 +22,14 @@ from hamward.defenses.adversarial import (
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import HashModel, Victim
-from hamward.models.victim import Access
 from hamward.training import Objective, Phase, Step
-from hamward.types import MODALITIES, Modality
+from hamward.types import Modality
 
 __all__ = ["CodePGD", "Guide", "GuidedObjective", "guided", "retrieved"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CodePGD:
+class CodePGD(FormOptions):
     """PGD away from the goal's anchor, or to it: the attack inside the three trainings.
 
     Source: released codes of ATRDH, CgAT and SAAT: the mean of h' a, 7 steps of 2/255 in a ball
@@ -38,33 +38,14 @@ class CodePGD:
         tanh(u) of a victim that has saturated has no gradient, and what cannot be attacked
         teaches nothing. Best iterate under the code (there: the last).
 
-    Attributes:
-        eps: Image radius in [0, 1].
-        text_eps: Radius for bags of words, a feature-space attack.
-        steps: Gradient steps.
-        step_size: First step relative to eps; every step in the published form.
-        random_start: Start at a random point of the ball.
-        form: Scale-free, or as published.
+    The options are those of `FormOptions`.
     """
 
-    access: ClassVar[Access] = "gradients"
-    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
-    targeted: ClassVar[bool] = False
     needs_references: ClassVar[bool] = False
 
-    eps: float = 8 / 255
-    text_eps: float = 0.05
     steps: int = 7
     step_size: float = 0.25
     random_start: bool = True
-    form: Form = "scale-free"
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def budget(self, modality: Modality) -> Budget:
-        """Return the l_inf ball of the modality."""
-        return Budget(eps=self.eps if modality == "image" else self.text_eps)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return adversarial items; see `Attack`."""
@@ -182,7 +163,13 @@ class GuidedObjective:
             goal = sampler.goal(model, modality, x, rows=step.rows, number=number, references=True)
             goal = self.guide.aim(goal, step, self.buffers)
             x_adv = sampler.craft(
-                model, x, goal, ids=step.ids, number=step.number, size=sampler.size(step)
+                model,
+                x,
+                goal,
+                ids=step.ids,
+                number=step.number,
+                size=sampler.size(step),
+                ranks=step.ranks,
             )
             logits = model.logits(modality, x_adv, low_precision=True)
             total = total + self.guide.cost(torch.tanh(logits), goal)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hamward.attacks.anchors import Pool, mainstay_codes
 from hamward.attacks.base import Goal
-from hamward.attacks.stepping import Form
+from hamward.attacks.options import Form
 from hamward.codes import binarize
 from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.guided import GuidedObjective, guided

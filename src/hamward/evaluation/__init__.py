@@ -1,7 +1,16 @@
 """Evaluation: from victims and attacks to run folders, tables and reports."""
 
+from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.demo import DemoResult, demo_run
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
+from hamward.evaluation.exporting import (
+    ExportConfig,
+    ImportConfig,
+    Parity,
+    export_onnx,
+    export_run,
+    import_run,
+)
 from hamward.evaluation.report import write_report
 from hamward.evaluation.runs import (
     EvaluateConfig,
@@ -20,18 +29,25 @@ from hamward.evaluation.table import markdown_table
 
 __all__ = [
     "CLEAN",
+    "Candidates",
     "Curve",
     "DemoResult",
     "EvaluateConfig",
     "Evaluation",
+    "ExportConfig",
     "HardenConfig",
+    "ImportConfig",
     "ModelConfig",
+    "Parity",
     "Row",
     "TrainConfig",
     "demo_run",
     "evaluate",
     "evaluate_run",
+    "export_onnx",
+    "export_run",
     "harden_run",
+    "import_run",
     "load_victim",
     "make_attack",
     "markdown_table",

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from hamward.attacks import TargetProtocol
 from hamward.errors import ConfigError
+from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.pictures import check_transform
 from hamward.training import FitConfig
 from hamward.types import Modality
@@ -95,6 +96,7 @@ class EvaluateConfig:
         diagnose: Probe each victim for signs of masked gradients.
         pictures: Write adversarial pictures as PNG with an index, and score what is read back.
         transforms: Forms in which pictures are scored besides: "jpeg-75" and the like.
+        candidates: Attack these database items instead of the queries.
     """
 
     victims: dict[str, str] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class EvaluateConfig:
     diagnose: bool = True
     pictures: bool = False
     transforms: tuple[str, ...] = ()
+    candidates: Candidates | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

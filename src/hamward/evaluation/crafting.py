@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import digest_of, read_tensors, write_tensors
@@ -23,6 +25,7 @@ from hamward.attacks import (
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError
+from hamward.evaluation.candidates import Candidates
 from hamward.index import HammingIndex
 from hamward.models import HashModel, QueryLedger, Victim
 from hamward.progress import SILENT, Progress
@@ -64,6 +67,7 @@ class Job:
         seed: Seed of attack and targets.
         batch_size: Items a chunk; changes nothing but speed.
         low_precision: Craft with bf16 trunks where that is faster.
+        candidates: Database items to attack instead of the queries.
     """
 
     name: str
@@ -77,6 +81,14 @@ class Job:
     seed: int = 0
     batch_size: int = 64
     low_precision: bool = True
+    candidates: Candidates | None = None
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The attacked items."""
+        if self.candidates is None:
+            return self.data.positions("query", self.modality)
+        return self.candidates.choose(self.data, seed=self.seed)
 
     def run(self, folder: Path | None = None, *, progress: Progress = SILENT) -> Made:
         """Craft the items, or read those that an interrupted evaluation left in `folder`.
@@ -101,8 +113,7 @@ class Job:
         return made
 
     def _craft(self, file: Path | None, progress: Progress) -> Made:
-        data, modality = self.data, self.modality
-        positions = data.positions("query", modality)
+        data, modality, positions = self.data, self.modality, self.positions
         victim = self._victim()
         label = f"{self.name}: {self.attack_name}, {modality}"
         start = time.perf_counter()
@@ -113,8 +124,17 @@ class Job:
             if save is not None and file is not None:
                 save(file.parent.parent.parent / "trained" / self.name / file.stem)
         targets = self._targets()
+        placed = self.candidates
         goal = own_code_goal(
-            attack, victim, data, modality, positions, seed=self.seed, target_label=targets
+            attack,
+            victim,
+            data,
+            modality,
+            positions,
+            seed=self.seed,
+            pool=None if placed is None else placed.known_queries(data, positions),
+            target_label=targets,
+            role="query" if placed is None else placed.role,
         )
         crafted = craft(
             attack,
@@ -154,7 +174,7 @@ class Job:
     def _targets(self) -> Tensor | None:
         if not self.attack.targeted:
             return None
-        positions = self.data.positions("query", self.modality)
+        positions = self.positions
         return choose_targets(
             self.data.label(positions),
             self.data.label(self.data.split.database),
@@ -164,11 +184,11 @@ class Job:
         )
 
     def _read(self, file: Path) -> Made:
-        positions = self.data.positions("query", self.modality)
+        positions = self.positions
         ids = torch.tensor(self.data.ids[positions])
         stored = read_tensors(file)
         if not torch.equal(stored["ids"], ids):
-            raise ArtifactError(f"{file}: holds other items than the queries of {self.data.name}")
+            raise ArtifactError(f"{file}: holds other items than are attacked in {self.data.name}")
         if bytes(stored["made_by"].tolist()).decode() != self._made_by:
             raise ArtifactError(
                 f"{file}: crafted with other options, another seed or another victim: choose "
@@ -194,7 +214,8 @@ class Job:
             weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         options = {"class": type(self.attack).__name__, **to_mapping(self.attack)}
         target = self.target_protocol if self.attack.targeted else ""
-        return digest_of([options, self.seed, self.low_precision, target, weights.hexdigest()])
+        made_by = [options, self.seed, self.low_precision, target, weights.hexdigest()]
+        return digest_of(made_by + ([to_mapping(self.candidates)] if self.candidates else []))
 
     def _parts(self, file: Path) -> Path:
         return file.with_suffix(f".{self._made_by}.parts")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hamward.attacks import (
     Attack,
+    Goal,
     OwnCode,
     TrainableAttack,
     craft,
@@ -152,6 +153,9 @@ def probe_flags(
     for modality in modalities:
         positions = few.positions("query", modality)
         x = few.inputs(modality, positions).to(next(model.parameters()))
+        if model.access != "gradients":
+            made += _repeats(name, model, modality, x)
+            continue
         made += _gradients(name, model, modality, x)
         probe = _Probe(
             name=name,
@@ -188,6 +192,13 @@ def _gradients(name: str, model: HashModel, modality: Modality, x: Tensor) -> li
     ]
 
 
+def _repeats(name: str, model: HashModel, modality: Modality, x: Tensor) -> list[Flag]:
+    """Ask a victim without gradients the same twice; no other probe can be made of it."""
+    first, again = (encode_items(model, modality, x) for _ in range(2))
+    differs = float((first != again).any(1).double().mean())
+    return _over("random-victim", name, modality, differs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Probe:
     name: str
@@ -198,20 +209,27 @@ class _Probe:
     seed: int
 
     def scale(self, attack_name: str, attack: Attack) -> list[Flag]:
-        """Craft on the model and on one whose last layer is 64 times larger."""
+        """Craft on the model and on one whose last layer is 64 times larger.
+
+        Both in one batch, with one goal (their codes are the same): sign steps amplify the last
+        bit by which another batch may differ, so what the evaluation crafted is no baseline.
+        """
         scaled = copy.deepcopy(self.model)
         with torch.no_grad():
             for parameter in scaled.encoder(self.modality).head.parameters():
                 parameter.mul_(64)
-        difference = abs(self._map(attack, self.model) - self._map(attack, scaled))
+        goal = self._goal(attack)
+        before, after = (self._map(attack, model, goal) for model in (self.model, scaled))
+        difference = abs(before - after)
         return _over("scale", self.name, f"{attack_name}, {self.modality}", difference)
 
     def limits(self) -> list[Flag]:
         """Give own-code PGD more steps, and then the whole range as its budget."""
         few, many = OwnCode(steps=10), OwnCode(steps=50)
-        gain = self._map(few, self.model) - self._map(many, self.model)
+        goal = self._goal(few)
+        gain = self._map(few, self.model, goal) - self._map(many, self.model, goal)
         wide = OwnCode(eps=1.0, text_eps=1.0, steps=40)
-        counts = self._counts(wide, self.model)
+        counts = self._counts(wide, self.model, goal)
         left = mean_average_precision(counts).value - chance_map(counts).value
         where = f"own-code, {self.modality}"
         return [
@@ -219,30 +237,28 @@ class _Probe:
             *_over("bounded-optimum", self.name, where, left),
         ]
 
-    def _items(self, attack: Attack, model: HashModel) -> Tensor:
+    def _goal(self, attack: Attack) -> Goal:
+        positions, victim = self.data.positions("query", self.modality), Victim(model=self.model)
+        return own_code_goal(attack, victim, self.data, self.modality, positions, seed=self.seed)
+
+    def _map(self, attack: Attack, model: HashModel, goal: Goal) -> float:
+        return mean_average_precision(self._counts(attack, model, goal)).value
+
+    def _counts(self, attack: Attack, model: HashModel, goal: Goal) -> DistanceCounts:
         positions = self.data.positions("query", self.modality)
-        victim = Victim(model=model, low_precision=False)
-        goal = own_code_goal(attack, victim, self.data, self.modality, positions, seed=self.seed)
         made = craft(
             attack,
-            victim,
+            Victim(model=model, low_precision=False),
             self.data.inputs(self.modality, positions),
             goal,
             ids=torch.tensor(self.data.ids[positions]),
             seed=self.seed,
         )
-        return made.x_adv
-
-    def _map(self, attack: Attack, model: HashModel) -> float:
-        return mean_average_precision(self._counts(attack, model)).value
-
-    def _counts(self, attack: Attack, model: HashModel) -> DistanceCounts:
-        codes = encode_items(self.model, self.modality, self._items(attack, model))
         return counts_of(
             self.data,
-            codes,
+            encode_items(self.model, self.modality, made.x_adv),
             self.searched,
-            query=self.data.positions("query", self.modality),
+            query=positions,
             database=self.data.split.database,
         )
 

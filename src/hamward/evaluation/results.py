@@ -5,13 +5,40 @@ from pathlib import Path
 from typing import Any
 
 from hamward.artifacts import read_json, write_json, write_table
+from hamward.attacks import Role
 from hamward.config import from_mapping
 from hamward.errors import ArtifactError, ConfigError
-from hamward.types import Direction
+from hamward.types import Direction, Modality, modalities_of
 
-__all__ = ["CLEAN", "Curve", "Evaluation", "Flag", "Row"]
+__all__ = ["CLEAN", "Curve", "Evaluation", "Flag", "Hubness", "Row"]
 
 CLEAN = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hubness:
+    """How chosen database items stand in the lists of all queries; ties count in expectation.
+
+    Attributes:
+        k: Length of the lists.
+        items: How many items were chosen.
+        mean: Mean over them of N_k, the number of lists that an item stands in.
+        most: Largest N_k of them.
+        skewness: Of N_k over the whole database: large where few items are in most lists.
+        reach: Mean share of the lists of the aimed queries that an item stands in; None if no
+            query is aimed at.
+        rank: Mean rank of the items over all queries, 1 for the nearest.
+        relevant_rank: Over the queries that they are relevant to; None without any.
+    """
+
+    k: int
+    items: int
+    mean: float
+    most: float
+    skewness: float
+    reach: float | None
+    rank: float
+    relevant_rank: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +70,10 @@ class Row:
         submissions: Items sent to the attacked model, all steps and any training together.
         target_map: Targeted attacks: MAP towards the target's labels (t-MAP).
         target_chance: t-MAP of a random ranking.
+        role: What the attacked items were: queries, or items of the database ("candidate",
+            "hub"). There eps, flips, rms and linf are those of the few perturbed items, while MAP
+            is that of all queries, none of them attacked.
+        hubness: Database items attacked: how they are found; in the clean row, before.
     """
 
     victim: str
@@ -66,6 +97,13 @@ class Row:
     submissions: int = 0
     target_map: float | None = None
     target_chance: float | None = None
+    role: Role = "query"
+    hubness: Hubness | None = None
+
+    @property
+    def attacked(self) -> Modality:
+        """Modality of the attacked items: what asks, or what is searched."""
+        return modalities_of(self.direction)[self.role != "query"]
 
     @property
     def counts(self) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from hamward.artifacts import RunFolder, write_table
+from hamward.artifacts import RunFolder, read_tensors, write_table, write_tensors
 from hamward.attacks import ATTACKS, Attack, TrainableAttack
 from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import RetrievalData, load_data
@@ -23,15 +24,26 @@ from hamward.evaluation.scoring import robust_validation_scores, validation_scor
 from hamward.models import HashModel, ModelSpec, build_hash_model, load_model, save_model
 from hamward.models.networks import comes_pretrained
 from hamward.progress import SILENT, Progress
-from hamward.training import OBJECTIVES, FitConfig, Fitted, Objective, fit, modalities_in
+from hamward.training import (
+    ALONE,
+    OBJECTIVES,
+    FitConfig,
+    Fitted,
+    Objective,
+    Ranks,
+    fit,
+    modalities_in,
+)
 
 __all__ = [
     "EvaluateConfig",
     "HardenConfig",
     "ModelConfig",
     "TrainConfig",
+    "data_of",
     "evaluate_run",
     "harden_run",
+    "items_digest",
     "load_victim",
     "make_attack",
     "report_run",
@@ -40,9 +52,16 @@ __all__ = [
 
 
 def train_run(
-    config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
 ) -> HashModel:
     """Train a victim into a run folder.
+
+    Several ranks call it with the same arguments, on storage that they share; the first writes.
 
     Returns:
         The trained model, in eval mode.
@@ -73,27 +92,12 @@ def train_run(
             f"{data.name} has no texts: train a model that reads pictures only, with "
             "--set model.text_network=, by a method for one modality"
         )
-    _check_trainable(config.fit, data, objective, spec, method=config.method)
+    _check_trainable(config.fit, data, objective, spec, method=config.method, ranks=ranks)
     model = build_hash_model(
         spec,
         seed=config.fit.seed,
         pretrained=pretrained,
         weights=Path(weights) if weights else None,
-    )
-    run = RunFolder(out)  # claimed last, so that a wrong configuration leaves no folder behind
-    run.start("model", to_mapping(config), resume=resume)
-    if run.done:
-        return load_model(out)[0]
-    started = time.monotonic()
-    fitted = fit(
-        model,
-        objective,
-        data,
-        config=config.fit,
-        score=lambda m: validation_scores(m, data),
-        checkpoint=out / "checkpoint.safetensors",
-        progress=progress,
-        label=f"train {config.method}",
     )
     facts = {
         "method": config.method,
@@ -101,22 +105,40 @@ def train_run(
         "data": config.data,
         "data_options": config.data_options,
         "data_digest": data.digest,
-        "items_digest": _items_digest(data),
+        "items_digest": items_digest(data),
         "fit": to_mapping(config.fit),
         "pretrained": pretrained,
         "weights": Path(weights).name,
     }
-    _finish(run, model, data, fitted=fitted, facts=facts, started=started)
-    return model
+    return _fit_into(
+        out,
+        to_mapping(config),
+        facts=facts,
+        resume=resume,
+        ranks=ranks,
+        model=model,
+        objective=objective,
+        data=data,
+        config=config.fit,
+        score=lambda m: validation_scores(m, data),
+        progress=progress,
+        label=f"train {config.method}",
+    )
 
 
 def harden_run(
-    config: HardenConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+    config: HardenConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
 ) -> HashModel:
     """Fine-tune a victim with a defense into a new run folder; the victim's stays as it is.
 
     The epoch is chosen by validation MAP, clean and under a short attack in equal parts (the
-    control, which has no attack to withstand, by the clean part alone).
+    control, which has no attack to withstand, by the clean part alone). Networks that the
+    victim's objective trained beside it, such as SSAH's label network, go on from where they were.
 
     Raises:
         HamwardError: anything in the configuration, the victim or the folder does not fit.
@@ -124,19 +146,16 @@ def harden_run(
     entry = DEFENSES[config.defense]
     victim = Path(config.victim)
     model, facts = load_victim(victim)
+    if model.access != "gradients":
+        raise ConfigError(f"{victim}: made of ONNX files, which cannot be trained further")
     base = call_with(OBJECTIVES[facts["method"]].make, facts["options"], path="options.")
     objective = call_with(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
     )
-    data = _data_of(facts, victim)
-    _check_trainable(config.fit, data, base, model.spec, method=facts["method"])
+    data = data_of(facts, victim)
+    _check_trainable(config.fit, data, base, model.spec, method=facts["method"], ranks=ranks)
     if hasattr(objective, "check_victim"):
         objective.check_victim(model, data)
-    run = RunFolder(out)
-    run.start("model", to_mapping(config), resume=resume)
-    if run.done:
-        return load_model(out)[0]
-    started = time.monotonic()
 
     def score(m: HashModel) -> Mapping[str, float]:
         if objective.config.weight == 0:
@@ -145,20 +164,23 @@ def harden_run(
             m, data, objective.attack, modalities=objective.config.modalities
         )
 
-    fitted = fit(
-        model,
-        objective,
-        data,
+    kept = {k: facts[k] for k in facts if k not in ("schema_version", "spec")}
+    kept["hardened"] = [*facts.get("hardened", []), to_mapping(config)]
+    return _fit_into(
+        out,
+        to_mapping(config),
+        facts=kept,
+        resume=resume,
+        ranks=ranks,
+        model=model,
+        objective=objective,
+        data=data,
         config=config.fit,
         score=score,
-        checkpoint=out / "checkpoint.safetensors",
+        initial=_objective_of(victim),
         progress=progress,
         label=f"harden {config.defense}",
     )
-    kept = {k: facts[k] for k in facts if k not in ("schema_version", "spec")}
-    kept["hardened"] = [*facts.get("hardened", []), to_mapping(config)]
-    _finish(run, model, data, fitted=fitted, facts=kept, started=started)
-    return model
 
 
 def evaluate_run(
@@ -177,7 +199,7 @@ def evaluate_run(
     first = next(iter(config.victims.values()))
     for name, folder in config.victims.items():
         model, facts = load_victim(Path(folder))
-        own = _data_of(facts, Path(folder)) if data is None else data
+        own = data_of(facts, Path(folder)) if data is None else data
         if data is not None and facts["data_digest"] != data.digest:
             raise ArtifactError(
                 f"{folder}: trained on other data ({facts['data']} {facts['data_digest'][:12]}) "
@@ -187,6 +209,8 @@ def evaluate_run(
     assert data is not None
     if config.queries is not None:
         data = data.limit(queries=config.queries)
+    if config.candidates is not None:
+        config.candidates.check(data, attacks)
     run = RunFolder(out)
     run.start("evaluation", to_mapping(config), resume=resume)
     if run.done:
@@ -203,6 +227,7 @@ def evaluate_run(
         diagnose=config.diagnose,
         pictures=config.pictures,
         transforms=config.transforms,
+        candidates=config.candidates,
         progress=progress,
         folder=out,
     )
@@ -230,7 +255,7 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
     victims = {name: Path(path) for name, path in config.victims.items()}
     facts = {name: RunFolder(path).require("model") for name, path in victims.items()}
     first = next(iter(victims.values()))
-    data = _data_of(load_victim(first)[1], first)
+    data = data_of(load_victim(first)[1], first)
     if config.queries is not None:
         data = data.limit(queries=config.queries)
     return write_report(
@@ -243,10 +268,12 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
             "environment": info["environment"],
             "written": info["written"],
             "command": info["command"],
-            "training_seconds": {name: round(run["seconds"], 1) for name, run in facts.items()},
+            "training_seconds": {
+                name: round(run["seconds"], 1) for name, run in facts.items() if "seconds" in run
+            },
             "configuration": {name: run["config"] for name, run in facts.items()},
         },
-        histories={name: run["history"] for name, run in facts.items()},
+        histories={name: run["history"] for name, run in facts.items() if "history" in run},
         progress=progress,
     )
 
@@ -278,9 +305,14 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     return model, facts
 
 
-def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
+def data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
+    """Load the data that a victim was trained on.
+
+    Raises:
+        ArtifactError: the data have another vocabulary or split now.
+    """
     data = load_data(facts["data"], **facts["data_options"])
-    if _items_digest(data) != facts["items_digest"]:
+    if items_digest(data) != facts["items_digest"]:
         raise ArtifactError(
             f"{folder}: trained with another vocabulary or split than {facts['data']} has now: "
             "its queries may be among the items it was trained on"
@@ -295,7 +327,13 @@ def _data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
 
 
 def _check_trainable(
-    config: FitConfig, data: RetrievalData, objective: Objective, spec: ModelSpec, *, method: str
+    config: FitConfig,
+    data: RetrievalData,
+    objective: Objective,
+    spec: ModelSpec,
+    *,
+    method: str,
+    ranks: Ranks,
 ) -> None:
     """Refuse before the first step what cannot be trained.
 
@@ -303,7 +341,7 @@ def _check_trainable(
         ConfigError: model and method read different modalities, there are too few items or none
             for validation, all items share a label, or the method itself refuses the data.
     """
-    config.check(len(data.split.train))
+    config.check(len(data.split.train), ranks=ranks.size)
     if not len(data.split.validation):
         raise ConfigError(f"{data.name} has no validation items: they choose the epoch to keep")
     trained = {m for phase in objective.phases for m in modalities_in(phase)}
@@ -335,7 +373,7 @@ def _check_trainable(
         check(data, code_length=spec.code_length)
 
 
-def _items_digest(data: RetrievalData) -> str:
+def items_digest(data: RetrievalData) -> str:
     """Return what must not change between training and evaluation: vocabulary and split.
 
     Pixels are left out: another version of the decoder changes some of them by one level.
@@ -346,6 +384,51 @@ def _items_digest(data: RetrievalData) -> str:
     return sha.hexdigest()
 
 
+def _fit_into(
+    out: Path,
+    record: Mapping[str, Any],
+    *,
+    facts: Mapping[str, Any],
+    resume: bool,
+    ranks: Ranks,
+    model: HashModel,
+    data: RetrievalData,
+    **fitting: Any,
+) -> HashModel:
+    """Claim the folder, fit, and write what is left; all that can be refused has been.
+
+    Args:
+        out: The run folder.
+        record: The resolved configuration.
+        facts: Plain values for the model's file.
+        resume: Whether to go on in a folder that was started.
+        ranks: The processes that train together; the first writes.
+        model: What is trained.
+        data: What it learns from and is scored on.
+        **fitting: The other arguments of `fit`.
+    """
+    run = RunFolder(out)
+
+    def claim() -> bool:
+        run.start("model", record, resume=resume)
+        return run.done
+
+    if ranks.first(claim):
+        return load_model(out)[0]
+    started = time.monotonic()
+    checkpoint = out / "checkpoint.safetensors"
+    fitted = fit(model, data=data, checkpoint=checkpoint, ranks=ranks, **fitting)
+    if ranks.rank == 0:
+        _finish(run, model, data, fitted=fitted, facts=facts, started=started, ranks=ranks)
+    return model
+
+
+def _objective_of(folder: Path) -> dict[str, Tensor]:
+    """Return what the objective kept beside a trained model; nothing if it had no networks."""
+    file = folder / "objective.safetensors"
+    return read_tensors(file) if file.exists() else {}
+
+
 def _finish(
     run: RunFolder,
     model: HashModel,
@@ -354,8 +437,11 @@ def _finish(
     fitted: Fitted,
     facts: Mapping[str, Any],
     started: float,
+    ranks: Ranks,
 ) -> None:
     save_model(run.path, model, **facts)
+    if fitted.objective:
+        write_tensors(run.path / "objective.safetensors", fitted.objective)
     card = model_card(model, data, {**facts, "best_epoch": fitted.best_epoch})
     write_card(run.path, card)
     write_table(
@@ -368,5 +454,6 @@ def _finish(
         history=fitted.history,
         seconds=time.monotonic() - started,
         data_digest=facts["data_digest"],
+        ranks=ranks.size,
     )
     (run.path / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
 from hamward.types import DIRECTIONS, Direction
 
-__all__ = ["flag_lines", "markdown_table", "protocol_line", "table_cells"]
+__all__ = [
+    "flag_lines",
+    "hubness_cells",
+    "hubness_header",
+    "markdown_table",
+    "protocol_line",
+    "table_cells",
+]
 
 _ACROSS: tuple[Direction, ...] = ("i2t", "t2i")
 
@@ -22,6 +29,8 @@ def table_cells(
     header = ["victim", "attack", "eps", "direction", "MAP", "95 %", "chance", "flips", "D (rms)"]
     targeted = any(row.target_map is not None for row in evaluation.rows)
     header += ["t-MAP", "t-chance"] if targeted else []
+    placed = next((row for row in evaluation.rows if row.hubness is not None), None)
+    header += [] if placed is None else hubness_header(placed)
     body = [
         [
             row.victim,
@@ -34,6 +43,7 @@ def table_cells(
             "" if row.attack == CLEAN else f"{row.flips:.0%}",
             "" if row.attack == CLEAN else f"{row.rms:.4f}",
             *(_target(row) if targeted else ()),
+            *(hubness_cells(row) if placed is not None else ()),
         ]
         for direction in directions or DIRECTIONS
         for row in evaluation.rows
@@ -59,10 +69,16 @@ def markdown_table(evaluation: Evaluation, directions: Sequence[Direction] | Non
 def protocol_line(evaluation: Evaluation) -> str:
     """Return the protocol of the numbers in one line."""
     p = evaluation.protocol
+    placed, attacked = p.get("candidates"), ""
+    if placed is not None:
+        attacked = (
+            f" {placed['count']} of them perturbed (role {placed['role']}) and no query: N_"
+            f"{placed['k']}, reach and ranks are theirs;"
+        )
     return (
-        f"{p['data']}: {p['queries']} queries, {p['database']} database items; tie-aware MAP, "
-        f"whole ranking; images scored after rounding to 8 bits; attacks crafted against the "
-        f"victim of their line; seed {p['seed']}"
+        f"{p['data']}: {p['queries']} queries, {p['database']} database items;{attacked} "
+        f"tie-aware MAP, whole ranking; images scored after rounding to 8 bits; attacks crafted "
+        f"against the victim of their line; seed {p['seed']}"
     )
 
 
@@ -87,3 +103,24 @@ def _target(row: Row) -> tuple[str, str]:
     if row.target_map is None or row.target_chance is None:
         return "", ""
     return f"{row.target_map:.3f}", f"{row.target_chance:.3f}"
+
+
+def hubness_header(row: Row) -> list[str]:
+    """Return the headings of `hubness_cells`, for rows with lists of this one's length."""
+    k = row.hubness.k if row.hubness is not None else "k"
+    return [f"N_{k}", "largest", "skewness", "reach", "rank", "relevant rank"]
+
+
+def hubness_cells(row: Row) -> tuple[str, ...]:
+    """Return how the attacked database items are found; see `results.Hubness`."""
+    found = row.hubness
+    if found is None:
+        return ("",) * 6
+    return (
+        f"{found.mean:.2f}",
+        f"{found.most:.1f}",
+        f"{found.skewness:.2f}",
+        "" if found.reach is None else f"{found.reach:.1%}",
+        f"{found.rank:.0f}",
+        "" if found.relevant_rank is None else f"{found.relevant_rank:.0f}",
+    )

@@ -1,6 +1,7 @@
 """Ranking metrics for codes: exact, tie-aware, and never sorting."""
 
 from hamward.metrics.counts import DistanceCounts, distance_counts
+from hamward.metrics.hubness import expected_ranks, k_occurrence, skewness
 from hamward.metrics.legacy import LegacyScore, first_k_relevant_map, stable_order_map
 from hamward.metrics.ranking import (
     Normalizer,
@@ -33,8 +34,10 @@ __all__ = [
     "bootstrap_interval",
     "chance_map",
     "distance_counts",
+    "expected_ranks",
     "first_k_relevant_map",
     "hit_at",
+    "k_occurrence",
     "mean_average_precision",
     "ndcg_at",
     "precision_at",
@@ -42,5 +45,6 @@ __all__ = [
     "precision_within_radius",
     "recall_at",
     "similarity_counts",
+    "skewness",
     "stable_order_map",
 ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from hamward.errors import ConfigError, ShapeError
@@ -16,7 +16,7 @@ from hamward.metrics._task import (
 )
 from hamward.metrics.counts import DistanceCounts
 
-__all__ = ["similarity_counts"]
+__all__ = ["cosine_levels", "similarity_counts"]
 
 _CHUNK_PAIRS = 1 << 22
 
@@ -85,15 +85,13 @@ def similarity_counts(
         asked, known = check_labels(query_labels, database_labels, len(query), len(database))
         wanted = torch.from_numpy(asked).to(device, torch.float32)
         have = torch.from_numpy(known).to(device, torch.float32).T.contiguous()
-    unit = torch.nn.functional.normalize(query.double(), dim=1)
-    others = torch.nn.functional.normalize(database.double(), dim=1).T.contiguous()
+    unit, others = (torch.nn.functional.normalize(x.double(), dim=1) for x in (query, database))
     items = np.zeros((len(query), levels), np.int64)
     relevant = np.zeros_like(items)
     step = max(1, _CHUNK_PAIRS // max(1, len(database)))
     for start in range(0, len(query), step):
         rows = slice(start, min(start + step, len(query)))
-        distance = (1 - unit[rows] @ others).div_(2).clamp_(0, 1)
-        level = distance.mul_(levels - 1).round_().long()
+        level = cosine_levels(unit[rows], others, levels=levels)
         bins = level + torch.arange(len(level), device=device).unsqueeze(1) * levels
         size = len(level) * levels
         if matches is not None:
@@ -107,3 +105,11 @@ def similarity_counts(
         counted = torch.bincount(hit_bins, minlength=size)
         relevant[rows] = counted.view(-1, levels).cpu().numpy()
     return DistanceCounts(items=items, relevant=relevant, code_length=levels - 1)
+
+
+def cosine_levels(
+    query: Float64[Tensor, "q d"], items: Float64[Tensor, "n d"], *, levels: int
+) -> Int64[Tensor, "q n"]:
+    """Return the level of cosine distance (1 - cos) / 2 of each pair of unit vectors."""
+    distance = (1 - query @ items.T).div_(2).clamp_(0, 1)
+    return distance.mul_(levels - 1).round_().long()

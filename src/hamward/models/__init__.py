@@ -2,6 +2,7 @@
 
 from hamward.models.hash_model import Encoder, HashModel, ModelSpec, build_hash_model, frozen
 from hamward.models.networks import IMAGE_NETWORKS
+from hamward.models.onnx_files import wrap_onnx
 from hamward.models.storage import load_model, save_model
 from hamward.models.victim import Access, QueryLedger, Victim
 from hamward.models.wrapping import wrap
@@ -19,4 +20,5 @@ __all__ = [
     "load_model",
     "save_model",
     "wrap",
+    "wrap_onnx",
 ]

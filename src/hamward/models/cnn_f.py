@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hamward.data.readers.lines import optional_module
 from hamward.errors import ArtifactError
+from hamward.process import optional_module
 
 __all__ = ["CNNF", "local_response"]
 
@@ -131,7 +131,7 @@ def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read_mat(file: Path) -> dict[str, Any]:
-    scipy_io = optional_module("scipy.io")
+    scipy_io = optional_module("scipy.io", extra="data")
     try:
         content: dict[str, Any] = scipy_io.loadmat(file, struct_as_record=False, squeeze_me=True)
     except Exception as error:

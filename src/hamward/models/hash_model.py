@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hamward.errors import AccessError, ArtifactError, ConfigError, ShapeError
 from hamward.models.networks import bf16_supported, image_network, text_network
 from hamward.random import seeded
-from hamward.types import MODALITIES, Modality
+from hamward.types import MODALITIES, Access, Modality
 
 __all__ = ["Encoder", "HashModel", "ModelSpec", "build_hash_model", "frozen"]
 
@@ -111,13 +111,22 @@ class HashModel(nn.Module):
 
     Logits u are unbounded; the relaxed code is tanh(u), in (-1, 1); the code is
     `binarize(u)`. The three order each bit alike, so code and relaxed code agree in sign.
+
+    Attributes:
+        spec: Architecture.
+        access: The most that a victim of this model can grant: "codes" where no gradient passes.
     """
 
     def __init__(
-        self, spec: ModelSpec, *, encoders: Mapping[Modality, Encoder] | None = None
+        self,
+        spec: ModelSpec,
+        *,
+        encoders: Mapping[Modality, Encoder] | None = None,
+        access: Access = "gradients",
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.access: Access = access
         self.encoders = nn.ModuleDict({str(m): e for m, e in (encoders or {}).items()})
         if encoders is not None:
             return

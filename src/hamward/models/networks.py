@@ -56,19 +56,21 @@ class SmallResNet(nn.Module):
     """Images in [0, 1], (n, 3, H, W) -> features, (n, 256): 4 stages of 3x3 convolutions.
 
     For training from scratch in minutes (after He et al., CVPR 2016). Normalization to
-    [-2, 2] is inside.
+    [-2, 2] is inside. The last number of channels is the width.
     """
 
-    width = 256
     fast_in_bf16 = True
     foldable = True
     minimum_side = 8
 
-    def __init__(self) -> None:
+    def __init__(self, *, channels: tuple[int, int, int, int] = (32, 64, 128, 256)) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, 1, 1, bias=False)
-        self.norm = nn.BatchNorm2d(32)
-        self.stages = nn.Sequential(_Residual(32, 64), _Residual(64, 128), _Residual(128, 256))
+        first, second, third, self.width = channels
+        self.stem = nn.Conv2d(3, first, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(first)
+        self.stages = nn.Sequential(
+            _Residual(first, second), _Residual(second, third), _Residual(third, self.width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stem((x * 4 - 2).to(self.stem.weight.dtype))))

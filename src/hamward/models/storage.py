@@ -1,5 +1,6 @@
-"""Models on disk: weights as safetensors, architecture and vocabulary beside them as JSON."""
+"""Models on disk: weights as safetensors or ONNX files, architecture beside them as JSON."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.config import from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.models.hash_model import HashModel, ModelSpec, build_hash_model
+from hamward.models.onnx_files import OnnxEncoder, wrap_onnx
+from hamward.types import MODALITIES, Modality
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "onnx_file", "save_model", "save_onnx_model"]
 
 
 def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
@@ -28,21 +31,42 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
     write_json(folder / "model.json", {"spec": to_mapping(model.spec), **facts})
 
 
+def onnx_file(folder: Path, modality: Modality) -> Path:
+    """Return where an encoder stands in the folder of an ONNX model."""
+    return folder / f"{modality}.onnx"
+
+
+def save_onnx_model(folder: Path, model: HashModel, **facts: Any) -> None:
+    """Write model.json for the ONNX files in a folder, which the model was made of.
+
+    Args:
+        folder: Holds the files where `onnx_file` says.
+        model: What `wrap_onnx` made of them.
+        **facts: As for `save_model`.
+    """
+    digests = {m: _digest(model, m) for m in model.modalities}
+    write_json(folder / "model.json", {"spec": to_mapping(model.spec), "onnx": digests, **facts})
+
+
 def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
-    """Read a model that `save_model` wrote.
+    """Read a model that `save_model` or `save_onnx_model` wrote.
 
     Returns:
         The model in eval mode on the CPU, and the facts stored with it.
 
     Raises:
         ArtifactError: missing or damaged files, or weights of another architecture.
+        ConfigError: the model is made of ONNX files, and onnxruntime is not installed.
     """
     facts = read_json(folder / "model.json")
     try:
         spec = from_mapping(ModelSpec, facts.get("spec"), path="spec.")
-        model = build_hash_model(spec, seed=0)  # leaves the global random stream alone
+        if "onnx" not in facts:
+            model = build_hash_model(spec, seed=0)  # leaves the global random stream alone
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
+    if "onnx" in facts:
+        return _load_onnx(folder, spec, facts["onnx"]), facts
     state = read_tensors(folder / "model.safetensors")
     own = model.state_dict()
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
@@ -58,3 +82,25 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
         )
     model.load_state_dict(state)
     return model.eval(), facts
+
+
+def _load_onnx(folder: Path, spec: ModelSpec, digests: Mapping[Modality, str]) -> HashModel:
+    files = {m: onnx_file(folder, m) for m in MODALITIES if m in digests}
+    model = wrap_onnx(
+        image=files.get("image"),
+        text=files.get("text"),
+        image_side=spec.image_side,
+        vocabulary=spec.vocabulary,
+        retrieval=spec.retrieval,
+    )
+    for modality, file in files.items():
+        if _digest(model, modality) != digests[modality]:
+            raise ArtifactError(f"{file}: not the file that was checked when this folder was made")
+    return model.eval()
+
+
+def _digest(model: HashModel, modality: Modality) -> str:
+    """Return the SHA-256 of an encoder's file."""
+    call = model.encoder(modality).trunk.module
+    assert isinstance(call, OnnxEncoder)
+    return bytes(call.digest.tolist()).hex()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int8, Int64
@@ -14,12 +14,9 @@ from hamward.errors import AccessError, ConfigError, QueryLimitError, ShapeError
 from hamward.index import HammingIndex
 from hamward.models.folding import fold
 from hamward.models.hash_model import HashModel, frozen
-from hamward.types import Modality
+from hamward.types import Access, Modality
 
 __all__ = ["Access", "QueryLedger", "Victim"]
-
-Access = Literal["ranks", "codes", "gradients"]
-"""What the victim grants, weakest first; each includes the ones before it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +62,7 @@ class Victim:
 
     Attributes:
         model: The model; an attack never changes it.
-        access: What it grants.
+        access: What it grants, at most what the model can (`HashModel.access`).
         ledger: Where every submitted item is counted (a gradient step counts each item).
         low_precision: Run the trunk in bf16 for gradients where that is faster. Codes are
             always computed in full precision.
@@ -102,9 +99,10 @@ class Victim:
             AccessError: it does.
         """
         levels = get_args(Access)
-        if levels.index(self.access) < levels.index(access):
+        granted = min(self.access, self.model.access, key=levels.index)
+        if levels.index(granted) < levels.index(access):
             raise AccessError(
-                f"{who} needs access to {access!r}, but this victim grants {self.access!r} only"
+                f"{who} needs access to {access!r}, but this victim grants {granted!r} only"
             )
 
     @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hamward.errors import ConfigError, ShapeError
 from hamward.models.hash_model import Encoder, HashModel, ModelSpec
-from hamward.types import Modality
+from hamward.types import Access, Modality
 
 __all__ = ["wrap"]
 
@@ -45,12 +45,13 @@ def wrap(
     image_side: int = 64,
     vocabulary: int = 1,
     retrieval: Literal["hamming", "cosine"] = "hamming",
+    access: Access = "gradients",
 ) -> HashModel:
     """Return a victim made of your own functions; every attack and metric works on it.
 
     Each function takes a batch of items and returns logits u; its code is +1 where u >= 0.
-    Where it is differentiable, attacks with gradients work; where it is not (an ONNX session, a
-    service), give the victim `access="codes"` or `"ranks"`. Items must not influence each other:
+    Where it is differentiable, attacks with gradients work; where it is not (a service), say
+    `access="codes"` or `"ranks"`, and they are refused. Items must not influence each other:
     put modules into eval mode first. Normalization belongs inside the function.
 
     Args:
@@ -60,6 +61,7 @@ def wrap(
         image_side: Side of the pictures.
         vocabulary: D.
         retrieval: "hamming", or "cosine" of the logits for real-valued embeddings.
+        access: The most that a victim of this model can grant.
 
     Raises:
         ConfigError: neither function is given.
@@ -90,7 +92,7 @@ def wrap(
         modality: Encoder(_Wrapped(call, code_length), spec, head=nn.Identity())
         for modality, call in given.items()
     }
-    model = HashModel(spec, encoders=encoders)
+    model = HashModel(spec, encoders=encoders, access=access)
     for modality in given:
         _try(model, modality)
     return model

@@ -8,10 +8,12 @@ from hamward.training.dual_encoder import DualEncoder
 from hamward.training.fit import FitConfig, Fitted, fit
 from hamward.training.fpad import FPAD
 from hamward.training.objective import OBJECTIVES, Objective, Phase, Step, modalities_in
+from hamward.training.ranks import ALONE, Ranks, joined
 from hamward.training.ssah import SSAH
 
 __all__ = [
     "ACMR",
+    "ALONE",
     "DCMH",
     "DJSRH",
     "FPAD",
@@ -22,6 +24,7 @@ __all__ = [
     "Fitted",
     "Objective",
     "Phase",
+    "Ranks",
     "Step",
     "acmr",
     "csq",
@@ -30,6 +33,7 @@ __all__ = [
     "dpsh",
     "fit",
     "hashnet",
+    "joined",
     "modalities_in",
     "ssah",
 ]

@@ -1,25 +1,27 @@
 """The one training loop: epochs of passes over batches, validated, resumable."""
 
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamward.artifacts import read_tensors, write_tensors
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError, ConfigError, TrainingError
+from hamward.errors import ConfigError, TrainingError
 from hamward.models import HashModel
 from hamward.progress import SILENT, Progress
-from hamward.random import item_uniform, permutation, seeded
+from hamward.random import permutation, seeded
+from hamward.training.augmentation import augment
+from hamward.training.averaging import WeightAverage
+from hamward.training.checkpoint import Checkpoint, Fitted
 from hamward.training.objective import Objective, Phase, Step, modalities_in
+from hamward.training.optimizers import OptimizerName, ScheduleName, make_optimizer, rate_factor
+from hamward.training.ranks import ALONE, Ranks, running_statistics
+from hamward.training.states import adopt, part_of, require_equal, state_of
 from hamward.types import Modality
 
 __all__ = ["FitConfig", "Fitted", "fit"]
@@ -33,15 +35,23 @@ class FitConfig:
 
     Attributes:
         epochs: Passes over the training items per modality.
-        batch_size: Items a step.
+        batch_size: Items a step, over all ranks together.
         image_rate: Peak learning rate of the image encoder.
         text_rate: Peak learning rate of the text encoder.
         head_factor: Multiplies the rate of the hash heads, which start from noise.
-        weight_decay: Decoupled weight decay.
-        warmup: Share of the steps in which the rate rises linearly; it falls as a cosine.
-        clip_norm: Largest norm of a step's gradient.
+        weight_decay: Decoupled with "adamw", else added to the gradient.
+        optimizer: "adamw", "adam", "sgd" or "rmsprop".
+        momentum: Of sgd and rmsprop; in adam and adamw the decay of the first moment.
+        schedule: How rates go on after the warm-up: "cosine" to 0.01 of the peak, "constant", or
+            "exponential", by `decay` with every epoch.
+        decay: Factor of the rates from one epoch to the next; "exponential" only.
+        warmup: Share of the steps in which the rate rises linearly.
+        clip_norm: Largest norm of a step's gradient; 0 clips nothing.
+        patience: Stop after so many epochs without a better validation score; 0 never does.
         flip: Mirror half of the pictures.
-        seed: Seed of order and mirroring.
+        crop: Cut up to this share of the side away from each picture, anew every epoch; 0 is off.
+        average: Decay of the running mean of the weights that is validated and kept; 0 is off.
+        seed: Seed of order, mirroring and cuts.
     """
 
     epochs: int = 12
@@ -50,9 +60,16 @@ class FitConfig:
     text_rate: float = 2e-3
     head_factor: float = 1.0
     weight_decay: float = 1e-4
+    optimizer: OptimizerName = "adamw"
+    momentum: float = 0.9
+    schedule: ScheduleName = "cosine"
+    decay: float = 0.5
     warmup: float = 0.1
     clip_norm: float = 5.0
+    patience: int = 0
     flip: bool = True
+    crop: float = 0.0
+    average: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,37 +80,32 @@ class FitConfig:
             ("text_rate", 0, 10),
             ("head_factor", 0, 1000),
             ("weight_decay", 0, 1),
+            ("momentum", 0, 0.9999),
+            ("decay", 1e-6, 1),
             ("warmup", 0, 1),
+            ("clip_norm", 0, 1e9),
+            ("patience", 0, 100_000),
+            ("crop", 0, 0.9),
+            ("average", 0, 0.9999),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name} must be in [{low}, {high}], got {value}")
-        if self.clip_norm <= 0:
-            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}")
 
-    def check(self, items: int) -> None:
-        """Refuse a batch size that leaves no step.
+    def check(self, items: int, *, ranks: int = 1) -> None:
+        """Refuse a batch size that leaves no step, or no equal shares.
 
         Raises:
-            ConfigError: there are fewer training items than items in a batch.
+            ConfigError: there are fewer training items than items in a batch, or the ranks cannot
+                share a batch equally, two items or more each.
         """
         if items < self.batch_size:
             raise ConfigError(f"batch_size {self.batch_size} exceeds the {items} training items")
-
-
-@dataclass(slots=True, kw_only=True)
-class Fitted:
-    """What a training run leaves: the best epoch and the log.
-
-    Attributes:
-        best_epoch: Epoch whose weights the model holds, from 1.
-        best: Validation scores of that epoch; "select" decided.
-        history: One row an epoch: epoch, loss, seconds and the validation scores.
-    """
-
-    best_epoch: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
+        if ranks > 1 and (self.batch_size % ranks or self.batch_size < 2 * ranks):
+            raise ConfigError(
+                f"batch_size {self.batch_size} is shared by {ranks} ranks: it must be a multiple "
+                f"of {ranks}, at least {2 * ranks}"
+            )
 
 
 def fit(
@@ -104,6 +116,8 @@ def fit(
     config: FitConfig,
     score: Score,
     checkpoint: Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress = SILENT,
     label: str = "train",
 ) -> Fitted:
@@ -118,35 +132,36 @@ def fit(
             Must not look at queries.
         checkpoint: File for the state after each epoch. If it exists, training continues
             from it and ends with the same bits as without the interruption.
+        initial: Networks and buffers that the objective starts from, as in `Fitted.objective`;
+            none is a warning where it has networks. None starts anew.
+        ranks: The processes that train together. Each calls this with the same arguments and
+            ends with the same bits; the first validates and writes.
         progress: Watches the steps.
         label: Name for the progress display.
 
     Raises:
-        TrainingError: the loss is no longer finite; the last good checkpoint stays.
-        ArtifactError: the checkpoint is damaged or of another model.
+        TrainingError: the loss is no longer finite, another rank failed, or the ranks have come
+            apart; the last good checkpoint stays.
+        ArtifactError: the checkpoint or `initial` is damaged or of another model, or not every
+            rank sees the checkpoint.
     """
-    device = next(model.parameters()).device
-    positions = data.split.train
-    config.check(len(positions))
-    with seeded(config.seed, "objective"):
-        objective.start(model, data, positions)
-    objective.modules.to(device)
+    device, positions = next(model.parameters()).device, data.split.train
+    config.check(len(positions), ranks=ranks.size)
+    own = _start(objective, model, data, seed=config.seed, initial=initial)
     optimizer = _optimizer(model, objective, config)
-    fitted = Fitted()
-    best_state: dict[str, Tensor] = {}
-    if checkpoint is not None and checkpoint.exists():
-        fitted, best_state = _load(checkpoint, model, optimizer, objective)
+    average = WeightAverage(model, config.average)
+    kept = Checkpoint(checkpoint, model, optimizer, objective, average)
+    fitted, best_state = kept.load(ranks)
     steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
     total = steps_per_epoch * config.epochs
     done = steps_per_epoch * len(fitted.history)
     losses: list[float] = []
     start = time.monotonic()
-    steps = _steps(objective, len(positions), config, first=len(fitted.history) + 1)
+    steps = _steps(objective, len(positions), config, fitted)
     for epoch, phase, rows in progress.track(steps, total=total - done, label=label):
         model.train()
         objective.modules.train()
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * _schedule(done / total, config.warmup)
+        _set_rates(optimizer, config, done / total, epoch)
         step = Step(
             phase=phase,
             items=_inputs(
@@ -157,45 +172,73 @@ def fit(
             epoch=epoch,
             number=done,
             total=total,
+            ranks=ranks,
         )
-        with seeded(config.seed, f"step{done}"):  # dropout, the same after a resume
+        stream = f"step{done}"  # of dropout, the same after a resume
+        sharing = ranks.encoding(model, seed=config.seed, stream=stream)
+        with seeded(config.seed, stream), sharing:
             loss = objective.loss(model, step)
-        if not torch.isfinite(loss):
-            kept = f"; the last good state is in {checkpoint}"
-            raise TrainingError(
-                f"{label}: the loss is {float(loss.detach())} in epoch {epoch}, step {done + 1}: "
-                f"lower the learning rate{kept if checkpoint and fitted.history else ''}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(_trained(optimizer), config.clip_norm)
-        optimizer.step()
+        where = f"{label}: epoch {epoch}, step {done + 1}"
+        _check_finite(loss, where, checkpoint if fitted.history else None)
+        _descend(loss, model, optimizer, clip_norm=config.clip_norm, ranks=ranks)
         losses.append(float(loss.detach()))
         done += 1
+        average.update(done)
         if done % steps_per_epoch:
             continue
         objective.end_epoch()
         model.eval()
-        scores = dict(score(model))
+        require_equal(ranks, model, objective, label=label)
+        with average.applied():
+            scores = ranks.first(lambda: dict(score(model)))
+            if not fitted.best or scores["select"] > fitted.best["select"]:
+                fitted.best, fitted.best_epoch = scores, epoch
+                best_state = state_of(model, objective, own)
         row = {"epoch": epoch, "loss": sum(losses) / len(losses)}
         fitted.history.append({**row, "seconds": time.monotonic() - start, **scores})
-        if not fitted.best or scores["select"] > fitted.best["select"]:
-            fitted.best, fitted.best_epoch = scores, epoch
-            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        if checkpoint is not None:
-            _save(checkpoint, (model, optimizer, objective), fitted, best_state)
+        if ranks.rank == 0:
+            kept.save(fitted, best_state)
         losses, start = [], time.monotonic()
-    model.load_state_dict(best_state)
+    model.load_state_dict(part_of(best_state, "model"))
+    fitted.objective = {k: v for k, v in best_state.items() if not k.startswith("model/")}
     optimizer.zero_grad(set_to_none=True)
     model.eval()
+    if ranks.size > 1:
+        progress.say(require_equal(ranks, model, objective, label=label))
     return fitted
 
 
+def _start(
+    objective: Objective,
+    model: HashModel,
+    data: RetrievalData,
+    *,
+    seed: int,
+    initial: Mapping[str, Tensor] | None,
+) -> tuple[str, ...]:
+    """Start an objective; return the buffers that belong to its networks, if it has some.
+
+    A defense adds samples to the buffers later, which do not.
+    """
+    with seeded(seed, "objective"):
+        objective.start(model, data, data.split.train)
+    device = next(model.parameters()).device
+    objective.modules.to(device)
+    if initial is not None:
+        adopt(objective, initial, device)
+    return tuple(objective.buffers) if objective.modules else ()
+
+
 def _steps(
-    objective: Objective, items: int, config: FitConfig, *, first: int
+    objective: Objective, items: int, config: FitConfig, fitted: Fitted
 ) -> Iterator[tuple[int, Phase, Tensor]]:
-    """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order."""
-    for epoch in range(first, config.epochs + 1):
+    """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order.
+
+    Epochs go on after those of `fitted`, until they or the patience end.
+    """
+    for epoch in range(len(fitted.history) + 1, config.epochs + 1):
+        if config.patience and len(fitted.history) - fitted.best_epoch >= config.patience:
+            return
         for phase in objective.phases:
             order = permutation(items, seed=config.seed, stream=f"{phase}{epoch}")
             usable = items - items % config.batch_size
@@ -213,14 +256,19 @@ def _inputs(
     device: torch.device,
 ) -> dict[Modality, Tensor]:
     items = {m: data.inputs(m, chosen, device=device) for m in modalities_in(phase)}
-    if "image" in items and config.flip:
-        x, ids = items["image"], torch.tensor(data.ids[chosen])
-        coin = item_uniform(ids, (1, 1, 1), seed=config.seed, stream=f"flip{epoch}") < 0.5
-        items["image"] = torch.where(coin.to(device), x.flip(3), x)
+    if "image" in items:
+        items["image"] = augment(
+            items["image"],
+            torch.tensor(data.ids[chosen]),
+            flip=config.flip,
+            crop=config.crop,
+            seed=config.seed,
+            epoch=epoch,
+        )
     return items
 
 
-def _optimizer(model: HashModel, objective: Objective, config: FitConfig) -> torch.optim.AdamW:
+def _optimizer(model: HashModel, objective: Objective, config: FitConfig) -> torch.optim.Optimizer:
     groups = []
     rates = {"image": config.image_rate, "text": config.text_rate}
     for modality in model.modalities:
@@ -232,74 +280,43 @@ def _optimizer(model: HashModel, objective: Objective, config: FitConfig) -> tor
     extra = list(objective.modules.parameters())
     if extra:
         groups.append({"params": extra, "lr": config.text_rate, "peak": config.text_rate})
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    return make_optimizer(
+        groups,
+        name=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
 
 
-def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the parameters that this step moves."""
-    return [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+def _check_finite(loss: Tensor, where: str, checkpoint: Path | None) -> None:
+    if not torch.isfinite(loss):
+        kept = f"; the last good state is in {checkpoint}" if checkpoint else ""
+        raise TrainingError(f"{where}: the loss is {loss.item()}: lower the learning rate{kept}")
 
 
-def _schedule(share: float, warmup: float) -> float:
-    """Linear from 0 to 1 in the warm-up, then half a cosine down to 0.01."""
-    if share < warmup:
-        return max(share / warmup, 0.02)
-    turn = (share - warmup) / max(1 - warmup, 1e-9)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn))
-
-
-def _save(
-    file: Path,
-    parts: tuple[HashModel, torch.optim.Optimizer, Objective],
-    fitted: Fitted,
-    best: Mapping[str, Tensor],
+def _set_rates(
+    optimizer: torch.optim.Optimizer, config: FitConfig, share: float, epoch: int
 ) -> None:
-    model, optimizer, objective = parts
-    state = optimizer.state_dict()["state"]
-    tensors = {
-        **{f"model/{k}": v for k, v in model.state_dict().items()},
-        **{f"best/{k}": v for k, v in best.items()},
-        **{f"buffers/{k}": v for k, v in objective.buffers.items()},
-        **{f"modules/{k}": v for k, v in objective.modules.state_dict().items()},
-        **{f"optimizer/{i}/{k}": v for i, part in state.items() for k, v in part.items()},
-    }
-    log = {"best_epoch": fitted.best_epoch, "best": fitted.best, "history": fitted.history}
-    text = torch.frombuffer(bytearray(json.dumps(log).encode()), dtype=torch.uint8)
-    write_tensors(file, {**tensors, "log": text})
+    factor = rate_factor(
+        share, epoch=epoch, schedule=config.schedule, warmup=config.warmup, decay=config.decay
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
 
 
-def _load(
-    file: Path, model: HashModel, optimizer: torch.optim.Optimizer, objective: Objective
-) -> tuple[Fitted, dict[str, Tensor]]:
-    tensors = read_tensors(file)
-    device = next(model.parameters()).device
-
-    def part(name: str) -> dict[str, Tensor]:
-        prefix = f"{name}/"
-        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        log: dict[str, Any] = json.loads(bytes(tensors["log"].tolist()))
-        model.load_state_dict(part("model"))
-        objective.modules.load_state_dict(part("modules"))
-        _restore(objective.buffers, part("buffers"), device)
-        state = optimizer.state_dict()
-        for key, value in part("optimizer").items():
-            index, name = key.split("/")
-            state["state"].setdefault(int(index), {})[name] = value.clone()
-        optimizer.load_state_dict(state)
-        for parameter, moments in optimizer.state.items():
-            for name, value in moments.items():
-                if value.shape == parameter.shape:  # fused kernels read both in one layout
-                    moments[name] = torch.empty_like(parameter).copy_(value)
-        best = {k: v.to(device) for k, v in part("best").items()}
-        return Fitted(**log), best
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{file}: not a checkpoint of this training run ({error})") from error
-
-
-def _restore(buffers: dict[str, Tensor], kept: Mapping[str, Tensor], device: torch.device) -> None:
-    for name, now in buffers.items():
-        if kept[name].shape != now.shape:
-            raise ValueError(f"buffer {name} has shape {tuple(kept[name].shape)}")
-    buffers.update({name: value.to(device) for name, value in kept.items()})
+def _descend(
+    loss: Tensor,
+    model: HashModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clip_norm: float,
+    ranks: Ranks,
+) -> None:
+    """Take one step down the loss, the same on all ranks."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    moved = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    ranks.average([*(p.grad for p in moved), *running_statistics(model)])
+    if clip_norm:
+        torch.nn.utils.clip_grad_norm_(moved, clip_norm)
+    optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hamward.data import RetrievalData
 from hamward.models import HashModel
 from hamward.registry import Registry
+from hamward.training.ranks import ALONE, Ranks
 from hamward.types import Modality
 
 __all__ = ["OBJECTIVES", "Step", "Objective", "Phase", "modalities_in"]
@@ -39,6 +40,7 @@ class Step:
         epoch: From 1.
         number: Steps before this one in the whole training.
         total: Steps of the whole training.
+        ranks: The processes that take this step; each holds the whole batch.
     """
 
     phase: Phase
@@ -48,6 +50,7 @@ class Step:
     epoch: int
     number: int
     total: int
+    ranks: Ranks = ALONE
 
     @property
     def share(self) -> float:

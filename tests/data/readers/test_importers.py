@@ -131,7 +131,7 @@ def test_lists_without_texts_make_pictures_with_labels(tmp_path, capsys):
     assert not data.split.searched_train and len(data.split.train) == 3
     assert data.labels[3].tolist() == [1, 0, 1]
     capsys.readouterr()
-    train = ["--data", out, "--out", tmp_path / "run", "--image-network", "small-resnet"]
+    train = ["--data", out, "--out", tmp_path / "run", "--image-network", "tiny-resnet"]
     assert run("train", "dcmh", *train, "--batch-size", 2, "--threads", 1) == 2
     assert "has no texts" in capsys.readouterr().err
 

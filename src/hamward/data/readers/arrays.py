@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hamward.data.readers.lines import optional_module
 from hamward.errors import DataError
+from hamward.process import optional_module
 
 __all__ = [
     "ItemAxis",
@@ -70,7 +70,7 @@ class Stored:
         if self.value is not None:
             return np.asarray(self.value[index])
         try:
-            with optional_module("h5py").File(self.file, "r") as file:
+            with optional_module("h5py", extra="data").File(self.file, "r") as file:
                 return np.asarray(file[self.key][index])
         except (OSError, KeyError) as error:
             raise DataError(f"{self.file}: cannot read {self.key} ({error})") from error
@@ -83,7 +83,7 @@ def open_arrays(file: Path, keys: frozenset[str]) -> list[Stored]:
         DataError: the file is neither a MATLAB nor an HDF5 file, or is damaged.
         ConfigError: scipy or h5py is not installed.
     """
-    h5py = optional_module("h5py")
+    h5py = optional_module("h5py", extra="data")
     try:
         if h5py.is_hdf5(file):
             with h5py.File(file, "r") as content:
@@ -96,7 +96,7 @@ def open_arrays(file: Path, keys: frozenset[str]) -> list[Stored]:
         with file.open("rb") as stream:
             if b"MATLAB" not in stream.read(116):
                 raise DataError(f"{file}: neither a MATLAB v5 file nor HDF5; truncated or renamed?")
-        scipy_io = optional_module("scipy.io")
+        scipy_io = optional_module("scipy.io", extra="data")
         names = [name for name, _, _ in scipy_io.whosmat(file) if name.casefold() in keys]
         values = scipy_io.loadmat(file, variable_names=names) if names else {}
     except DataError:
@@ -143,7 +143,7 @@ def read_strings(stored: Stored, axis: int, *, joint: str) -> list[str]:
     """
     if stored.value is not None:
         return _joined(stored.value, axis, joint, _text)
-    h5py = optional_module("h5py")
+    h5py = optional_module("h5py", extra="data")
     try:
         with h5py.File(stored.file, "r") as file:
 

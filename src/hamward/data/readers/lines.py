@@ -1,9 +1,8 @@
 """What all readers share: other people's text files, and what to do about a bad place in them."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ __all__ = [
     "Problems",
     "check_choice",
     "find",
-    "optional_module",
     "read_bits",
     "read_integers",
     "read_lines",
@@ -65,21 +63,6 @@ def check_choice(name: str, value: object, choices: object) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise ConfigError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
-
-
-def optional_module(name: str) -> Any:
-    """Import a module of the extra `data`.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"this file needs {name.partition('.')[0]}, which is not installed: "
-            "pip install 'hamward[data]'"
-        ) from error
 
 
 def find(root: Path, places: Sequence[str], *, what: str) -> Path:

@@ -117,6 +117,11 @@ class Findings:
         there = self.attacks(direction)
         return there[-1] if there else None
 
+    @property
+    def placed(self) -> bool:
+        """Whether items of the database were attacked, not queries."""
+        return any(row.role != "query" for row in self.evaluation.rows)
+
     def main_direction(self, modality: Modality) -> Direction | None:
         """Return the direction that speaks for an attacked modality, main before within.
 

@@ -41,13 +41,15 @@ def exhibit(
     count: int,
     progress: Progress = SILENT,
 ) -> Exhibit | None:
-    """Return the gallery of one attacked modality, or None if it was not attacked.
+    """Return the gallery of one attacked modality, or None if no query of it was attacked.
 
     It shows the baseline and the defended victim under the strongest attack on the baseline.
 
     Raises:
         ArtifactError: codes or adversarial items are missing or belong to other queries.
     """
+    if findings.placed:
+        return None
     direction = findings.main_direction(modality)
     attack = findings.shown(direction) if direction else None
     if direction is None or attack is None:

@@ -12,7 +12,7 @@ from hamward.evaluation.report.wording import (
     reader_name,
     score,
 )
-from hamward.types import MODALITIES, Direction, modalities_of
+from hamward.types import MODALITIES, Direction
 
 __all__ = ["Card", "cards", "sentences"]
 
@@ -80,7 +80,7 @@ def cards(findings: Findings) -> list[list[Card]]:
             rows = [findings.clean(baseline, direction), *hit]
         group = [_map_card(row) for row in rows if row is not None]
         shown = next((r for r in rows if r is not None and r.attack != CLEAN), None)
-        if shown is not None and modalities_of(direction)[0] == "image":
+        if shown is not None and shown.attacked == "image":
             group.append(
                 Card(
                     label="Picture distortion",
@@ -112,7 +112,7 @@ def _told(findings: Findings, direction: Direction) -> str:
     clean, hit = findings.clean(baseline, direction), findings.row(baseline, attack, direction)
     if hit is None or clean is None:
         return f"{_name(baseline)} was not attacked in the {reader_name(direction)} direction."
-    parts = [f"{_within(hit)}, {_effect(clean, hit)}"]
+    parts = [f"{_placed(hit)}{_within(hit)}, {_effect(clean, hit)}"]
     noise = findings.noise_like(hit)
     if findings.is_control(attack):
         parts[0] += ". No attack was run, only this random control"
@@ -127,13 +127,19 @@ def _told(findings: Findings, direction: Direction) -> str:
     return ". ".join(parts) + "."
 
 
+def _placed(row: Row) -> str:
+    if row.hubness is None:
+        return ""
+    return f"{row.hubness.items} items of the database were attacked, not the queries. "
+
+
 def _within(row: Row) -> str:
     if row.norm == "edits":
         return (
             f"With at most {row.eps:g} word{'s' if row.eps != 1 else ''} of a text inserted or "
             "deleted, as anyone can type"
         )
-    if modalities_of(row.direction)[0] == "text":
+    if row.attacked == "text":
         size = f"by more than {row.eps:.3g}" if row.norm == "linf" else f"beyond {budget(row)}"
         return (
             f"In feature space, with no word weight changed {size} (typing cannot change a text "

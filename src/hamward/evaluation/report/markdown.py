@@ -6,9 +6,8 @@ from typing import Any
 from hamward.evaluation.evaluate import CLEAN, Row
 from hamward.evaluation.report.findings import Findings
 from hamward.evaluation.report.headline import sentences
-from hamward.evaluation.report.tables import Grid, flat, grids, roundings
+from hamward.evaluation.report.tables import Grid, flat, grids, hubness, roundings
 from hamward.evaluation.report.wording import budget, in_levels, interval, percent, score
-from hamward.types import modalities_of
 
 __all__ = ["markdown"]
 
@@ -25,6 +24,9 @@ def markdown(findings: Findings, *, title: str, facts: Mapping[str, Any]) -> str
         "counts words."
     )
     parts += [_grid(grid) for within in (False, True) for grid in grids(findings, within=within)]
+    if placed := hubness(findings):
+        parts.append("## How the attacked database items are found")
+        parts.append(_table(*placed))
     if flags := findings.evaluation.flags:
         parts.append("## Doubts that the evaluation raises by itself")
         head = ("flag", "victim", "where", "measured", "limit", "meaning")
@@ -110,7 +112,7 @@ def _details(findings: Findings) -> tuple[tuple[str, ...], Iterable[Sequence[str
 
 
 def _detail(row: Row) -> tuple[str, ...]:
-    image = modalities_of(row.direction)[0] == "image"
+    image = row.attacked == "image"
     size = in_levels if image else lambda value: f"{value:.3g}"
     attacked = row.attack != CLEAN
     return (

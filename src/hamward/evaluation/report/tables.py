@@ -6,10 +6,11 @@ from typing import Any
 
 from hamward.evaluation.evaluate import CLEAN, Row
 from hamward.evaluation.report.findings import Findings
-from hamward.evaluation.report.wording import budget, reader_name
+from hamward.evaluation.report.wording import budget, reader_name, score
+from hamward.evaluation.table import hubness_cells, hubness_header
 from hamward.types import Direction
 
-__all__ = ["Column", "Grid", "Rounding", "flat", "grids", "roundings"]
+__all__ = ["Column", "Grid", "Rounding", "flat", "grids", "hubness", "roundings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,29 @@ def roundings(findings: Findings) -> list[Rounding]:
         for stored in (findings.row(row.victim, row.attack, row.direction),)
         if stored is not None
     ]
+
+
+def hubness(findings: Findings) -> tuple[list[str], list[list[str]]] | None:
+    """Return header and lines of how attacked database items are found; None if none were."""
+    rows = [
+        row
+        for row in findings.evaluation.rows
+        if row.hubness is not None and row.counts and not row.transfer
+    ]
+    if not rows:
+        return None
+    header = ["victim", "attack", "direction", "MAP of all queries"]
+    lines = [
+        [
+            row.victim,
+            "clean" if row.attack == CLEAN else row.attack,
+            row.direction,
+            score(row.map),
+            *hubness_cells(row),
+        ]
+        for row in rows
+    ]
+    return [*header, *hubness_header(rows[0])], lines
 
 
 def flat(value: Mapping[str, Any], *, path: str = "") -> list[tuple[str, str]]:

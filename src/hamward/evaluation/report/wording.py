@@ -1,7 +1,7 @@
 """Numbers as a reader sees them: budgets, shares and names, the same everywhere."""
 
 from hamward.evaluation.evaluate import Row
-from hamward.types import Direction, modalities_of
+from hamward.types import Direction
 
 __all__ = ["budget", "in_levels", "interval", "percent", "reader_name", "score"]
 
@@ -64,6 +64,6 @@ def budget(row: Row) -> str:
         side = f" × {row.eps:g}" if row.norm == "patch" else ""
         return f"{row.norm} ≤ {row.eps:g}{side} pixels"
     norm = "l∞" if row.norm == "linf" else "l2"
-    if modalities_of(row.direction)[0] == "image" and row.norm == "linf":
+    if row.attacked == "image" and row.norm == "linf":
         return f"{norm} ≤ {in_levels(row.eps)}"
     return f"{norm} ≤ {row.eps:.3g}"

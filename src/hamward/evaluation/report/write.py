@@ -21,7 +21,7 @@ from hamward.evaluation.report.findings import Findings
 from hamward.evaluation.report.gallery import exhibit
 from hamward.evaluation.report.headline import cards, sentences
 from hamward.evaluation.report.markdown import markdown
-from hamward.evaluation.report.tables import flat, grids, roundings
+from hamward.evaluation.report.tables import flat, grids, hubness, roundings
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality, modalities_of
 
@@ -137,6 +137,7 @@ def _page(
             within=grids(findings, within=True),
             details=[r for r in findings.evaluation.rows if not r.transfer and r.counts],
             flags=findings.evaluation.flags,
+            hubness=hubness(findings),
             transfers=findings.transfers(),
             roundings=roundings(findings),
             sections=[s for s in sections if s[2]],
