@@ -139,11 +139,11 @@ def test_what_a_label_based_defense_cannot_use_is_refused(
 
 
 def withstood(name: str, model: HashModel, data: RetrievalData) -> float:
-    """Attacked validation MAP of pictures after three epochs, the attack crafted anew."""
+    """Attacked validation MAP of pictures after six epochs, the attack crafted anew."""
     victim, count = copy.deepcopy(model), itertools.count()
     inside = {"eps": 6 / 255, "steps": 3, "modalities": ("image",)}
     objective = make(name, OBJECTIVES["dcmh"].make(), **inside)
-    config = dataclasses.replace(FIT, epochs=3)
+    config = dataclasses.replace(FIT, epochs=6)
     fit(victim, objective, data, config=config, score=lambda m: {"select": float(next(count))})
     attack = CodePGD(eps=6 / 255, steps=4)
     scores = robust_validation_scores(victim, data, attack, modalities=("image",))
