@@ -4,8 +4,28 @@ from hamward.defenses.adversarial import (
     DEFENSES,
     AdversarialLearning,
     AdversarialObjective,
-    cmla_learning,
+    HardeningObjective,
     control,
 )
+from hamward.defenses.atrdh import atrdh_training
+from hamward.defenses.cgat import cgat_training
+from hamward.defenses.cmla import cmla_learning
+from hamward.defenses.fpad import FPADObjective, fpad_defense
+from hamward.defenses.guided import CodePGD, GuidedObjective
+from hamward.defenses.saat import saat_training
 
-__all__ = ["DEFENSES", "AdversarialLearning", "AdversarialObjective", "cmla_learning", "control"]
+__all__ = [
+    "DEFENSES",
+    "AdversarialLearning",
+    "AdversarialObjective",
+    "CodePGD",
+    "FPADObjective",
+    "GuidedObjective",
+    "HardeningObjective",
+    "atrdh_training",
+    "cgat_training",
+    "cmla_learning",
+    "control",
+    "fpad_defense",
+    "saat_training",
+]

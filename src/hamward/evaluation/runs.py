@@ -172,6 +172,8 @@ def harden_run(
     )
     data = read_by(model, data_of(facts, victim))
     _check_trainable(config.fit, data, base, model.spec, method=facts["method"], ranks=ranks)
+    if hasattr(objective, "check_victim"):
+        objective.check_victim(model, data)
 
     def score(m: HashModel) -> Mapping[str, float]:
         if objective.config.weight == 0:
