@@ -6,6 +6,7 @@ from hamward.attacks import (
     cmla,
     dhta,
     eqb2a,
+    fast_edits,
     fpad,
     hag,
     infonce,
@@ -44,6 +45,7 @@ from hamward.attacks.craft import (
 )
 from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
+from hamward.attacks.fast_edits import FastEdits, edit_limits, edit_steps
 from hamward.attacks.fpad import FPAD
 from hamward.attacks.hag import HAG
 from hamward.attacks.infonce import InfoNCE
@@ -70,6 +72,7 @@ __all__ = [
     "EQB2A",
     "DHTA",
     "FPAD",
+    "FastEdits",
     "HAG",
     "SAAT",
     "SDHA",
@@ -108,7 +111,10 @@ __all__ = [
     "dhta",
     "encode",
     "encode_items",
+    "edit_limits",
+    "edit_steps",
     "eqb2a",
+    "fast_edits",
     "knockoff",
     "fpad",
     "hag",
