@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     file = tmp_path / "checkpoint.safetensors"
     score = lambda m: validation_scores(m, data)  # noqa: E731
     with pytest.raises(
-        TrainingError, match=r"nan in epoch 2, step 7: lower.*last good state is in"
+        TrainingError, match=r"epoch 2, step 7: the loss is nan: lower.*last good state is in"
     ):
         fit(make_model(), Diverging(), data, config=CONFIG, score=score, checkpoint=file)
     resumed, _ = train(data, checkpoint=file)

@@ -18,7 +18,9 @@ from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError, TrainingError
 from hamward.models import HashModel
 from hamward.progress import SILENT, Progress
-from hamward.random import item_uniform, permutation, seeded
+from hamward.random import permutation, seeded
+from hamward.training.augmentation import augment
+from hamward.training.averaging import WeightAverage
 from hamward.training.objective import Objective, Phase, Step, modalities_in
 from hamward.types import Modality
 
@@ -41,7 +43,9 @@ class FitConfig:
         warmup: Share of the steps in which the rate rises linearly; it falls as a cosine.
         clip_norm: Largest norm of a step's gradient.
         flip: Mirror half of the pictures.
-        seed: Seed of order and mirroring.
+        crop: Cut up to this share of the side away from each picture, anew every epoch; 0 is off.
+        average: Decay of the running mean of the weights that is validated and kept; 0 is off.
+        seed: Seed of order, mirroring and cuts.
     """
 
     epochs: int = 12
@@ -53,6 +57,8 @@ class FitConfig:
     warmup: float = 0.1
     clip_norm: float = 5.0
     flip: bool = True
+    crop: float = 0.0
+    average: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +70,8 @@ class FitConfig:
             ("head_factor", 0, 1000),
             ("weight_decay", 0, 1),
             ("warmup", 0, 1),
+            ("crop", 0, 0.9),
+            ("average", 0, 0.9999),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -125,17 +133,17 @@ def fit(
         TrainingError: the loss is no longer finite; the last good checkpoint stays.
         ArtifactError: the checkpoint is damaged or of another model.
     """
-    device = next(model.parameters()).device
-    positions = data.split.train
+    device, positions = next(model.parameters()).device, data.split.train
     config.check(len(positions))
     with seeded(config.seed, "objective"):
         objective.start(model, data, positions)
     objective.modules.to(device)
     optimizer = _optimizer(model, objective, config)
+    average = WeightAverage(model, config.average)
     fitted = Fitted()
     best_state: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
-        fitted, best_state = _load(checkpoint, model, optimizer, objective)
+        fitted, best_state = _load(checkpoint, model, optimizer, objective, average)
     steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
     total = steps_per_epoch * config.epochs
     done = steps_per_epoch * len(fitted.history)
@@ -145,8 +153,7 @@ def fit(
     for epoch, phase, rows in progress.track(steps, total=total - done, label=label):
         model.train()
         objective.modules.train()
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * _schedule(done / total, config.warmup)
+        _set_rates(optimizer, _schedule(done / total, config.warmup))
         step = Step(
             phase=phase,
             items=_inputs(
@@ -160,30 +167,28 @@ def fit(
         )
         with seeded(config.seed, f"step{done}"):  # dropout, the same after a resume
             loss = objective.loss(model, step)
-        if not torch.isfinite(loss):
-            kept = f"; the last good state is in {checkpoint}"
-            raise TrainingError(
-                f"{label}: the loss is {float(loss.detach())} in epoch {epoch}, step {done + 1}: "
-                f"lower the learning rate{kept if checkpoint and fitted.history else ''}"
-            )
+        where = f"{label}: epoch {epoch}, step {done + 1}"
+        _check_finite(loss, where, checkpoint if fitted.history else None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(_trained(optimizer), config.clip_norm)
         optimizer.step()
         losses.append(float(loss.detach()))
         done += 1
+        average.update(done)
         if done % steps_per_epoch:
             continue
         objective.end_epoch()
         model.eval()
-        scores = dict(score(model))
+        with average.applied():
+            scores = dict(score(model))
+            if not fitted.best or scores["select"] > fitted.best["select"]:
+                fitted.best, fitted.best_epoch = scores, epoch
+                best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         row = {"epoch": epoch, "loss": sum(losses) / len(losses)}
         fitted.history.append({**row, "seconds": time.monotonic() - start, **scores})
-        if not fitted.best or scores["select"] > fitted.best["select"]:
-            fitted.best, fitted.best_epoch = scores, epoch
-            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         if checkpoint is not None:
-            _save(checkpoint, (model, optimizer, objective), fitted, best_state)
+            _save(checkpoint, (model, optimizer, objective, average), fitted, best_state)
         losses, start = [], time.monotonic()
     model.load_state_dict(best_state)
     optimizer.zero_grad(set_to_none=True)
@@ -213,10 +218,15 @@ def _inputs(
     device: torch.device,
 ) -> dict[Modality, Tensor]:
     items = {m: data.inputs(m, chosen, device=device) for m in modalities_in(phase)}
-    if "image" in items and config.flip:
-        x, ids = items["image"], torch.tensor(data.ids[chosen])
-        coin = item_uniform(ids, (1, 1, 1), seed=config.seed, stream=f"flip{epoch}") < 0.5
-        items["image"] = torch.where(coin.to(device), x.flip(3), x)
+    if "image" in items:
+        items["image"] = augment(
+            items["image"],
+            torch.tensor(data.ids[chosen]),
+            flip=config.flip,
+            crop=config.crop,
+            seed=config.seed,
+            epoch=epoch,
+        )
     return items
 
 
@@ -235,6 +245,17 @@ def _optimizer(model: HashModel, objective: Objective, config: FitConfig) -> tor
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
+def _check_finite(loss: Tensor, where: str, checkpoint: Path | None) -> None:
+    if not torch.isfinite(loss):
+        kept = f"; the last good state is in {checkpoint}" if checkpoint else ""
+        raise TrainingError(f"{where}: the loss is {loss.item()}: lower the learning rate{kept}")
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the parameters that this step moves."""
     return [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
@@ -250,15 +271,16 @@ def _schedule(share: float, warmup: float) -> float:
 
 def _save(
     file: Path,
-    parts: tuple[HashModel, torch.optim.Optimizer, Objective],
+    parts: tuple[HashModel, torch.optim.Optimizer, Objective, WeightAverage],
     fitted: Fitted,
     best: Mapping[str, Tensor],
 ) -> None:
-    model, optimizer, objective = parts
+    model, optimizer, objective, average = parts
     state = optimizer.state_dict()["state"]
     tensors = {
         **{f"model/{k}": v for k, v in model.state_dict().items()},
         **{f"best/{k}": v for k, v in best.items()},
+        **{f"average/{k}": v for k, v in average.state.items()},
         **{f"buffers/{k}": v for k, v in objective.buffers.items()},
         **{f"modules/{k}": v for k, v in objective.modules.state_dict().items()},
         **{f"optimizer/{i}/{k}": v for i, part in state.items() for k, v in part.items()},
@@ -269,7 +291,11 @@ def _save(
 
 
 def _load(
-    file: Path, model: HashModel, optimizer: torch.optim.Optimizer, objective: Objective
+    file: Path,
+    model: HashModel,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    average: WeightAverage,
 ) -> tuple[Fitted, dict[str, Tensor]]:
     tensors = read_tensors(file)
     device = next(model.parameters()).device
@@ -283,6 +309,7 @@ def _load(
         model.load_state_dict(part("model"))
         objective.modules.load_state_dict(part("modules"))
         _restore(objective.buffers, part("buffers"), device)
+        _restore(average.state, part("average"), device)
         state = optimizer.state_dict()
         for key, value in part("optimizer").items():
             index, name = key.split("/")
