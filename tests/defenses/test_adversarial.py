@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import step_of
@@ -14,6 +15,7 @@ from hamward.attacks import CMLA, Goal, OwnCode
 from hamward.config import call_with
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES, AdversarialLearning, AdversarialObjective
+from hamward.defenses.adversarial import scaled
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.training import DCMH, FitConfig, fit
@@ -60,6 +62,13 @@ def harden(
     )
     fit(model, objective, data, config=config, score=lambda m: SELECT)
     return attack
+
+
+def without_labels(data: RetrievalData) -> RetrievalData:
+    split = dataclasses.replace(data.split, database=np.arange(96), searched_query=True)
+    return dataclasses.replace(
+        data, labels=data.labels[:, :0], label_names=(), split=split, digest=""
+    )
 
 
 def equal(a: HashModel, b: HashModel) -> bool:
@@ -249,6 +258,8 @@ def test_the_attack_inside_reaches_its_budget() -> None:
         ({"weight": 1.5}, r"weight must be in \[0, 1\], got 1.5"),
         ({"refresh": -1}, "refresh must be at least 0, got -1"),
         ({"references": 0}, "references must be at least 1, got 0"),
+        ({"warmup": 1.5}, r"warmup is a share of the steps and must be in \[0, 1\], got 1.5"),
+        ({"warmup": 0.5, "refresh": 0}, "warmup needs refresh >= 1"),
         ({"modalities": []}, "modalities must be image, text or both"),
         ({"modalities": ["sound"]}, r"modalities\[0\] must be one of \['image', 'text'\]"),
         ({"attack": "fgsm"}, r"attack must be one of \['cmla', 'own-code'\], got 'fgsm'"),
@@ -258,3 +269,33 @@ def test_the_attack_inside_reaches_its_budget() -> None:
 def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call_with(DEFENSES["cmla"].make, change, given={"base": DCMH(), "seed": 0})
+
+
+def test_eps_rises_from_zero_over_the_warm_up(model: HashModel, data: RetrievalData) -> None:
+    """From 0 at the first step in equal parts; CMLA's rates grow along."""
+    objective = DEFENSES["cmla"].make(DCMH(), attack="own-code", eps=0.1, steps=1, warmup=0.5)
+    objective.start(model.train(), data, data.split.train)
+    sampler, step = objective.sampler, step_of(data, "image", torch.arange(16))
+    moved = []
+    for number in (0, 25, 50, 99):
+        x_adv = sampler.items(model, "image", dataclasses.replace(step, number=number))
+        moved.append(float((x_adv - step.items["image"]).abs().max()))
+    assert moved == pytest.approx([0, 0.05, 0.1, 0.1], abs=1e-6)
+    half = scaled(CMLA(eps=0.1, text_eps=0.2, learning_rate=0.01, text_learning_rate=0.02), 0.5)
+    assert half == CMLA(eps=0.05, text_eps=0.1, learning_rate=0.005, text_learning_rate=0.01)
+
+
+def test_a_warm_up_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Watched has no eps to warm up"):
+        AdversarialObjective(base=DCMH(), attack=Watched(), config=AdversarialLearning(warmup=0.5))
+
+
+def test_labels_that_the_attack_compares_must_exist(model: HashModel, data: RetrievalData) -> None:
+    unlabeled = without_labels(data)
+    with pytest.raises(ConfigError, match="CMLA compares labels, and tiny has none"):
+        DEFENSES["cmla"].make(DCMH()).check_victim(model, unlabeled)
+    for defense in (
+        DEFENSES["cmla"].make(DCMH(), attack="own-code"),
+        DEFENSES["control"].make(DCMH()),
+    ):
+        defense.check_victim(model, unlabeled)

@@ -4,8 +4,16 @@ from hamward.defenses.adversarial import (
     DEFENSES,
     AdversarialLearning,
     AdversarialObjective,
-    cmla_learning,
+    HardeningObjective,
     control,
 )
+from hamward.defenses.cmla import cmla_learning
 
-__all__ = ["DEFENSES", "AdversarialLearning", "AdversarialObjective", "cmla_learning", "control"]
+__all__ = [
+    "DEFENSES",
+    "AdversarialLearning",
+    "AdversarialObjective",
+    "HardeningObjective",
+    "cmla_learning",
+    "control",
+]

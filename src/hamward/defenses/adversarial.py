@@ -1,9 +1,9 @@
-"""CMLA adversarial learning: the "+" models, and the control that shows what it is worth."""
+"""What adversarial trainings share: how samples are crafted, and the plain mixture of losses."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks import CMLA, Attack, Goal, OwnCode, References, reference_codes
+from hamward.attacks import Attack, Goal, OwnCode, References, reference_codes
 from hamward.codes import binarize
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError
@@ -24,9 +24,11 @@ __all__ = [
     "DEFENSES",
     "AdversarialLearning",
     "AdversarialObjective",
+    "HardeningObjective",
     "PairObjective",
-    "cmla_learning",
+    "Sampler",
     "control",
+    "scaled",
 ]
 
 
@@ -60,39 +62,221 @@ class AdversarialLearning:
         refresh: Craft anew every so many epochs; 1 crafts against the model of the very
             step; 0 crafts once, against the model that training starts from, as published.
         modalities: Which sides are perturbed (published: both).
-        references: Training items whose codes the attack compares with.
+        references: Training items whose codes the attack compares with; None is all of them.
+        warmup: Share of the steps over which eps rises from 0 to its full size.
     """
 
     weight: float = 0.5
     refresh: int = 1
     modalities: tuple[Modality, ...] = ("image", "text")
-    references: int = 256
+    references: int | None = 256
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise ConfigError(f"weight must be in [0, 1], got {self.weight}")
         if self.refresh < 0:
             raise ConfigError(f"refresh must be at least 0, got {self.refresh}")
-        if self.references < 1:
+        if self.references is not None and self.references < 1:
             raise ConfigError(f"references must be at least 1, got {self.references}")
         if not self.modalities or not set(self.modalities) <= {"image", "text"}:
             raise ConfigError(f"modalities must be image, text or both, got {self.modalities}")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(
+                f"warmup is a share of the steps and must be in [0, 1], got {self.warmup:g}"
+            )
+        if self.warmup and not self.refresh:
+            raise ConfigError(
+                "warmup needs refresh >= 1: samples crafted once would all have eps 0"
+            )
+
+
+_SIZES = ("eps", "text_eps", "learning_rate", "text_learning_rate")
+
+
+def scaled(attack: Attack, factor: float) -> Attack:
+    """Return an attack with its radii, and the rates that go with them, times a factor.
+
+    Raises:
+        ConfigError: the attack has no radius of its own.
+    """
+    if factor == 1:
+        return attack
+    value: Any = attack
+    if not hasattr(attack, "eps"):
+        raise ConfigError(f"{type(attack).__name__} has no eps to warm up: set warmup to 0")
+    sizes = {name: factor * getattr(attack, name) for name in _SIZES if hasattr(attack, name)}
+    smaller: Attack = dataclasses.replace(value, **sizes)
+    return smaller
+
+
+@dataclass(kw_only=True)
+class Sampler:
+    """Crafts adversarial versions of training items against the model as it is.
+
+    Inner attacks run in eval mode, without gradients of parameters, in bf16 where that is
+    faster, and leave BatchNorm statistics alone.
+
+    Attributes:
+        base: The objective whose buffers serve as memory, and where samples in use are kept.
+        attack: What crafts.
+        config: When, and of which items.
+        seed: Seed of the attack.
+        labels: Of the training items, (n, C); C = 0 where there are none.
+    """
+
+    base: Objective
+    attack: Attack
+    config: AdversarialLearning
+    seed: int = 0
+    labels: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
+    source: tuple[RetrievalData, NDArray[np.int64]] | None = field(default=None, init=False)
+    held: tuple[int, dict[Modality, Tensor]] | None = field(default=None, init=False)
+
+    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
+        """Read the labels of the training items; to be called before anything is crafted."""
+        self.source = (data, positions)
+        device = next(model.parameters()).device
+        self.labels = torch.zeros(len(positions), 0, device=device)
+        if data.label_names:
+            self.labels = data.label(positions, device=device)
+
+    def sides(self, step: Step) -> list[Modality]:
+        """Return the modalities of a batch that are perturbed."""
+        return [m for m in step.items if m in self.config.modalities]
+
+    def size(self, step: Step) -> float:
+        """Return the factor on eps: less than 1 while it warms up."""
+        return min(step.share / self.config.warmup, 1.0) if self.config.warmup else 1.0
+
+    def items(self, model: HashModel, modality: Modality, step: Step) -> Tensor:
+        """Return adversarial items of a batch: crafted now, or those of the round it is in."""
+        refresh, x = self.config.refresh, step.items[modality]
+        if refresh == 1:
+            goal = self.goal(model, modality, x, rows=step.rows, number=step.epoch)
+            return self.craft(model, x, goal, ids=step.ids, number=step.epoch, size=self.size(step))
+        round_ = 0 if refresh == 0 else (step.epoch - 1) // refresh
+        if self.base.buffers.get(f"round/{modality}") != round_:
+            made = []
+            for rows, all_x, ids in self.batches(modality):
+                goal = self.goal(model, modality, all_x, rows=rows, number=round_)
+                size = self.size(step)
+                made.append(self.craft(model, all_x, goal, ids=ids, number=round_, size=size))
+            self.keep(modality, torch.cat([x_adv.half() for x_adv in made]), round_)
+        return self.kept(modality, step.rows).to(x.dtype)
+
+    def batches(self, modality: Modality) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (rows, items, ids) of all training items, in order."""
+        data, positions = self.started()
+        device = self.labels.device
+        for rows in torch.split(torch.arange(len(positions), device=device), 64):
+            chosen = positions[rows.cpu().numpy()]
+            x = data.inputs(modality, chosen, device=device)
+            yield rows, x, torch.tensor(data.ids[chosen], device=device)
+
+    def keep(self, modality: Modality, x_adv: Tensor, round_: int) -> None:
+        """Put the samples of a round among the base's buffers, where checkpoints find them."""
+        self.base.buffers[f"cache/{modality}"] = x_adv
+        self.base.buffers[f"round/{modality}"] = torch.tensor(round_)
+
+    def kept(self, modality: Modality, rows: Tensor) -> Tensor:
+        """Return samples of the round in use."""
+        return self.base.buffers[f"cache/{modality}"][rows]
+
+    def goal(
+        self,
+        model: HashModel,
+        modality: Modality,
+        x: Tensor,
+        *,
+        rows: Tensor,
+        number: int,
+        references: bool | None = None,
+    ) -> Goal:
+        """Return the goal of leaving one's clean code, with labels and references.
+
+        Args:
+            model: Makes the codes.
+            modality: Of the items.
+            x: Clean items.
+            rows: Which training items they are.
+            number: Of the epoch or round; where the base has no memory, codes are made once in it.
+            references: Whether to add references; by default where the attack needs them.
+        """
+        wanted = self.attack.needs_references if references is None else references
+        return Goal(
+            modality=modality,
+            anchor=Victim(model=model).codes(modality, x),
+            label=self.labels[rows] if self.labels.shape[1] else None,
+            references=self.references(model, number) if wanted else None,
+        )
+
+    def craft(
+        self,
+        model: HashModel,
+        x: Tensor,
+        goal: Goal,
+        *,
+        ids: Tensor,
+        number: int,
+        size: float = 1.0,
+        attack: Attack | None = None,
+    ) -> Tensor:
+        """Return adversarial items.
+
+        Args:
+            model: Is attacked.
+            x: Clean items.
+            goal: What their codes shall be.
+            ids: Their ids.
+            number: Of the epoch or round; decides the seed.
+            size: Factor on eps.
+            attack: Another attack than the sampler's.
+        """
+        if size == 0:
+            return x.detach().clone()
+        used = scaled(self.attack if attack is None else attack, size)
+        victim = Victim(model=model, low_precision=True)
+        return used(victim, x, goal, ids=ids, seed=self.seed * 100_003 + number)
+
+    def references(self, model: HashModel, number: int) -> References:
+        """Return evenly spaced training items: as the base remembers them, or encoded anew."""
+        data, positions = self.started()
+        n = len(positions)
+        step = 1 if self.config.references is None else max(n // self.config.references, 1)
+        chosen = torch.arange(0, n, step, device=self.labels.device)
+        shape = (n, model.code_length)
+        held = {m: v for m, v in self.base.buffers.items() if m in MODALITIES and v.shape == shape}
+        codes = {m: binarize(v[chosen]) for m, v in held.items()}
+        if not codes:  # an objective without a memory of outputs
+            if self.held is None or self.held[0] != number:
+                made = reference_codes(model, data, positions[chosen.cpu().numpy()])
+                self.held = number, {m: v.to(chosen.device) for m, v in made.items()}
+            codes = dict(self.held[1])
+        (first, *_) = codes.values()  # one that the model lacks takes the other's place
+        return References(
+            image=codes.get("image", first),
+            text=codes.get("text", first),
+            label=self.labels[chosen],
+        )
+
+    def started(self) -> tuple[RetrievalData, NDArray[np.int64]]:
+        """Return the data and the positions of the training items.
+
+        Raises:
+            ConfigError: `start` was not called.
+        """
+        if self.source is None:
+            raise ConfigError("start() must come before loss()")
+        return self.source
 
 
 @dataclass(kw_only=True)
 class AdversarialObjective:
     """A training objective on clean and adversarial items with their original labels.
 
-    Source: Li et al., NeurIPS 2019, Sec. "adversarial learning", as in the released
-        demo_AdversarialTraining.py: fine-tune the trained model on its training items and
-        their adversarial versions, both modalities, with the loss it was trained with.
-    Differs: released code: 5,000 samples crafted once with 500 steps (here `refresh=0`
-        crafts once for all items), images paired with the wrong texts by directory order,
-        permutation shorter than the enlarged set, all named in its specification and not
-        copied. Here by default samples are crafted against the current model in every step
-        (`refresh=1`), with few steps; the first are cheap to beat, these are not. Adversarial
-        outputs do not enter the buffers F and G. Inner attacks run in eval mode, in bf16
-        where that is faster, and leave BatchNorm statistics alone.
+    (1 - w) L(clean) + w L(adversarial) for the loss L that the model was trained with.
+    Adversarial outputs do not enter the base's buffers.
 
     Attributes:
         base: The objective the model was trained with.
@@ -105,9 +289,14 @@ class AdversarialObjective:
     attack: Attack
     config: AdversarialLearning = field(default_factory=AdversarialLearning)
     seed: int = 0
-    source: tuple[RetrievalData, NDArray[np.int64]] | None = field(default=None, init=False)
-    labels: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
-    held: tuple[int, dict[Modality, Tensor]] | None = field(default=None, init=False)
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(
+            base=self.base, attack=self.attack, config=self.config, seed=self.seed
+        )
+        if self.config.warmup:
+            scaled(self.attack, 0.5)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -124,25 +313,32 @@ class AdversarialObjective:
         """Those of the base objective."""
         return self.base.modules
 
+    def check_victim(self, model: HashModel, data: RetrievalData) -> None:
+        """Refuse a victim or data that the attack inside cannot work with.
+
+        Raises:
+            ConfigError: the attack compares labels, and there are none.
+        """
+        if self.config.weight and self.attack.needs_references and not data.label_names:
+            raise ConfigError(
+                f"{type(self.attack).__name__} compares labels, and {data.name} has none: harden "
+                "with an attack that reads codes alone, e.g. cmla with attack = own-code"
+            )
+
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
         """Fill the base's buffers."""
         self.base.start(model, data, positions)
-        self.source = (data, positions)
-        device = next(model.parameters()).device
-        self.labels = torch.zeros(len(positions), 0, device=device)
-        if data.label_names:
-            self.labels = data.label(positions, device=device)
+        self.sampler.start(model, data, positions)
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return the weighted loss of the clean and the adversarial batch.
 
         In one forward pass where the base takes outputs of one modality, else in two.
         """
-        weight = self.config.weight
-        sides = [m for m in step.items if m in self.config.modalities]
+        weight, sides = self.config.weight, self.sampler.sides(step)
         if weight == 0 or not sides:
             return self.base.loss(model, step)
-        moved = {m: self._adversarial(model, m, step) for m in sides}
+        moved = {m: self.sampler.items(model, m, step) for m in sides}
         if not isinstance(self.base, PairObjective) or len(step.items) > 1:
             items = {**step.items, **moved}
             adversarial = self.base.loss(model, dataclasses.replace(step, items=items))
@@ -156,141 +352,31 @@ class AdversarialObjective:
             weight * self.base.penalty(modality, step.rows, adversarial)
         )
 
-    def _adversarial(self, model: HashModel, modality: Modality, step: Step) -> Tensor:
-        refresh, x = self.config.refresh, step.items[modality]
-        if refresh == 1:
-            return self._craft(model, modality, x, rows=step.rows, ids=step.ids, epoch=step.epoch)
-        round_ = 0 if refresh == 0 else (step.epoch - 1) // refresh
-        if self.buffers.get(f"round/{modality}") != round_:
-            self._craft_all(model, modality, epoch=round_)
-        return self.buffers[f"cache/{modality}"][step.rows].to(x.dtype)
-
-    def _craft_all(self, model: HashModel, modality: Modality, *, epoch: int) -> None:
-        """Craft the samples of a round, all against the model as it is now."""
-        if self.source is None:
-            raise ConfigError("start() must come before loss()")
-        data, positions = self.source
-        device = self.labels.device
-        made = []
-        for rows in torch.split(torch.arange(len(positions), device=device), 64):
-            chosen = positions[rows.cpu().numpy()]
-            x = data.inputs(modality, chosen, device=device)
-            ids = torch.tensor(data.ids[chosen], device=device)
-            made.append(self._craft(model, modality, x, rows=rows, ids=ids, epoch=epoch).half())
-        self.buffers[f"cache/{modality}"] = torch.cat(made)
-        self.buffers[f"round/{modality}"] = torch.tensor(epoch)
-
-    def _craft(
-        self,
-        model: HashModel,
-        modality: Modality,
-        x: Tensor,
-        *,
-        rows: Tensor,
-        ids: Tensor,
-        epoch: int,
-    ) -> Tensor:
-        victim = Victim(model=model, low_precision=True)
-        goal = Goal(
-            modality=modality,
-            anchor=victim.codes(modality, x),
-            label=self.labels[rows] if self.labels.shape[1] else None,
-            references=self._references(model, epoch),
-        )
-        return self.attack(victim, x, goal, ids=ids, seed=self.seed * 100_003 + epoch)
-
-    def _references(self, model: HashModel, epoch: int) -> References | None:
-        """Return evenly spaced training items: as the base remembers them, or encoded anew."""
-        if not self.attack.needs_references:
-            return None
-        if self.source is None:
-            raise ConfigError("start() must come before loss()")
-        step = max(len(self.labels) // self.config.references, 1)
-        chosen = torch.arange(0, len(self.labels), step, device=self.labels.device)
-        n = len(self.labels)
-        held = {m: v for m, v in self.base.buffers.items() if m in MODALITIES and len(v) == n}
-        codes = {m: binarize(v[chosen]) for m, v in held.items()}
-        if not codes:  # an objective without a memory of outputs
-            if self.held is None or self.held[0] != epoch:
-                data, positions = self.source
-                made = reference_codes(model, data, positions[chosen.cpu().numpy()])
-                self.held = epoch, {m: v.to(chosen.device) for m, v in made.items()}
-            codes = dict(self.held[1])
-        (first, *_) = codes.values()  # one that the model lacks takes the other's place
-        return References(
-            image=codes.get("image", first),
-            text=codes.get("text", first),
-            label=self.labels[chosen],
-        )
-
     def end_epoch(self) -> None:
         """Update the base's buffers."""
         self.base.end_epoch()
 
 
-DEFENSES: Registry[Callable[..., AdversarialObjective]] = Registry("defense")
+class HardeningObjective(Protocol):
+    """What a defense adds to an objective: how its victim shall be validated."""
+
+    @property
+    def attack(self) -> Attack:
+        """A short attack that the validation runs, too; it works without a target."""
+        ...
+
+    @property
+    def config(self) -> AdversarialLearning:
+        """Its modalities are attacked in the validation; with weight 0, none."""
+        ...
 
 
-@DEFENSES.register(
-    "cmla",
-    summary="Fine-tune on clean and adversarial items of both modalities (the + models)",
-    citation="Li, Gao, Deng, Xie and Liu, NeurIPS 2019",
-    access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words",
-)
-def cmla_learning(
-    base: Objective,
-    *,
-    seed: int = 0,
-    attack: Literal["cmla", "own-code"] = "cmla",
-    eps: float = 8 / 255,
-    text_eps: float = 0.05,
-    steps: int = 2,
-    intra: float = 1.0,
-    weight: float = 0.5,
-    refresh: int = 1,
-    modalities: tuple[Modality, ...] = ("image", "text"),
-    references: int = 256,
-) -> AdversarialObjective:
-    """Return CMLA adversarial learning over a trained victim's objective.
-
-    Args:
-        base: The objective that the victim was trained with.
-        seed: Seed of the attack.
-        attack: What crafts the samples: CMLA as published, or own-code PGD, which protects
-            the text side far better.
-        eps: Image radius.
-        text_eps: Radius on bags of words.
-        steps: Inner steps a sample; the step size reaches the border of the ball.
-        intra: Weight of CMLA's intra term in the samples (published: 1; it weakens them).
-        weight: See `AdversarialLearning`.
-        refresh: See `AdversarialLearning`.
-        modalities: See `AdversarialLearning`.
-        references: See `AdversarialLearning`.
-    """
-    stride = 1.25 / max(steps, 1)
-    inner: Attack
-    if attack == "cmla":
-        inner = CMLA(
-            eps=eps,
-            text_eps=text_eps,
-            steps=steps,
-            learning_rate=stride * eps,
-            text_learning_rate=stride * text_eps,
-            intra=intra,
-            distance=0,
-        )
-    else:
-        inner = OwnCode(eps=eps, text_eps=text_eps, steps=steps, step_size=stride)
-    config = AdversarialLearning(
-        weight=weight, refresh=refresh, modalities=modalities, references=references
-    )
-    return AdversarialObjective(base=base, attack=inner, config=config, seed=seed)
+DEFENSES: Registry[Callable[..., HardeningObjective]] = Registry("defense")
 
 
 @DEFENSES.register(
     "control",
-    summary="The same extra epochs without adversarial items: what a + model must beat",
+    summary="The same extra epochs without adversarial items: what a defense must beat",
     citation="hamward; missing in the CMLA paper",
     access="training",
     threat="none",

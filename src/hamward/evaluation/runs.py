@@ -130,6 +130,8 @@ def harden_run(
     )
     data = _data_of(facts, victim)
     _check_trainable(config.fit, data, base, model.spec, method=facts["method"])
+    if hasattr(objective, "check_victim"):
+        objective.check_victim(model, data)
     run = RunFolder(out)
     run.start("model", to_mapping(config), resume=resume)
     if run.done:
