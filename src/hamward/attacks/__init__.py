@@ -45,11 +45,12 @@ from hamward.attacks.craft import (
 )
 from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
-from hamward.attacks.fast_edits import FastEdits, edit_limits, edit_steps
+from hamward.attacks.fast_edits import FastEdits, edit_limits, edit_steps, make_edits
 from hamward.attacks.fpad import FPAD
 from hamward.attacks.hag import HAG
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
+from hamward.attacks.mixture import AttackMixture
 from hamward.attacks.own_code import OwnCode, RandomNoise
 from hamward.attacks.prosgan import FittedProSGAN, ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
@@ -79,6 +80,7 @@ __all__ = [
     "THA",
     "TADCH",
     "Attack",
+    "AttackMixture",
     "Budget",
     "CgAT",
     "Crafted",
@@ -119,6 +121,7 @@ __all__ = [
     "fpad",
     "hag",
     "infonce",
+    "make_edits",
     "measure",
     "own_code",
     "own_code_goal",

@@ -165,7 +165,11 @@ class Attack(Protocol):
     access: ClassVar[Access]
     modalities: ClassVar[tuple[Modality, ...]]
     targeted: ClassVar[bool]
-    needs_references: ClassVar[bool]
+
+    @property
+    def needs_references(self) -> bool:
+        """See above."""
+        ...
 
     def budget(self, modality: Modality) -> Budget:
         """Return the budget for a modality."""

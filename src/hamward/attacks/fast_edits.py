@@ -136,7 +136,9 @@ class FastEdits:
             ConfigError: pictures have no words.
         """
         if modality != "text":
-            raise ConfigError(f"edits of words are for texts, not for items of modality {modality!r}")
+            raise ConfigError(
+                f"edits of words are for texts, not for items of modality {modality!r}"
+            )
         return Budget.edits(insertions=self.insertions, deletions=self.deletions)
 
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:

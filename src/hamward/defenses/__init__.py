@@ -8,12 +8,17 @@ from hamward.defenses.adversarial import (
     control,
 )
 from hamward.defenses.cmla import cmla_learning
+from hamward.defenses.overfitting import OverfittingMonitor
+from hamward.defenses.rocmr import RoCMR, rocmr
 
 __all__ = [
     "DEFENSES",
     "AdversarialLearning",
     "AdversarialObjective",
     "HardeningObjective",
+    "OverfittingMonitor",
+    "RoCMR",
     "cmla_learning",
     "control",
+    "rocmr",
 ]

@@ -1,6 +1,7 @@
 """The one training loop: epochs of passes over batches, validated, resumable."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from hamward.training.objective import Objective, Phase, Step, modalities_in
 from hamward.types import Modality
 
 __all__ = ["FitConfig", "Fitted", "fit"]
+
+log = logging.getLogger(__name__)
 
 Score = Callable[[HashModel], Mapping[str, float]]
 
@@ -144,12 +147,13 @@ def fit(
     best_state: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
         fitted, best_state = _load(checkpoint, model, optimizer, objective, average)
-    steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
+    passes = len(objective.phases) * getattr(objective, "replays", 1)
+    steps_per_epoch = passes * (len(positions) // config.batch_size)
     total = steps_per_epoch * config.epochs
     done = steps_per_epoch * len(fitted.history)
     losses: list[float] = []
     start = time.monotonic()
-    steps = _steps(objective, len(positions), config, first=len(fitted.history) + 1)
+    steps = _steps(objective, len(positions), config, fitted)
     for epoch, phase, rows in progress.track(steps, total=total - done, label=label):
         model.train()
         objective.modules.train()
@@ -182,11 +186,15 @@ def fit(
         model.eval()
         with average.applied():
             scores = dict(score(model))
-            if not fitted.best or scores["select"] > fitted.best["select"]:
+            row = {
+                "epoch": epoch,
+                "loss": sum(losses) / len(losses),
+                "seconds": time.monotonic() - start,
+                **scores,
+            }
+            if _is_best(row, objective, fitted, label=label):
                 fitted.best, fitted.best_epoch = scores, epoch
                 best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        row = {"epoch": epoch, "loss": sum(losses) / len(losses)}
-        fitted.history.append({**row, "seconds": time.monotonic() - start, **scores})
         if checkpoint is not None:
             _save(checkpoint, (model, optimizer, objective, average), fitted, best_state)
         losses, start = [], time.monotonic()
@@ -197,15 +205,36 @@ def fit(
 
 
 def _steps(
-    objective: Objective, items: int, config: FitConfig, *, first: int
+    objective: Objective, items: int, config: FitConfig, fitted: Fitted
 ) -> Iterator[tuple[int, Phase, Tensor]]:
-    """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order."""
-    for epoch in range(first, config.epochs + 1):
+    """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order.
+
+    Each batch comes as often in a row as the objective's `replays` say.
+    """
+    for epoch in range(len(fitted.history) + 1, config.epochs + 1):
+        if _verdict(objective, fitted):
+            return
         for phase in objective.phases:
             order = permutation(items, seed=config.seed, stream=f"{phase}{epoch}")
             usable = items - items % config.batch_size
             for rows in torch.split(order[:usable], config.batch_size):
-                yield epoch, phase, rows
+                for _ in range(getattr(objective, "replays", 1)):
+                    yield epoch, phase, rows
+
+
+def _is_best(row: dict[str, float], objective: Objective, fitted: Fitted, *, label: str) -> bool:
+    """Enter an epoch into the history; return whether its weights are to be kept."""
+    fitted.history.append(row)
+    if verdict := _verdict(objective, fitted):
+        log.warning("%s: stopped after epoch %d: %s", label, row["epoch"], verdict)
+        return False
+    return not fitted.best or row["select"] > fitted.best["select"]
+
+
+def _verdict(objective: Objective, fitted: Fitted) -> str:
+    """Say why the training must end with the last epoch, which is not kept; "" if it need not."""
+    judge = getattr(objective, "verdict", None)
+    return str(judge(fitted.history)) if judge is not None and fitted.history else ""
 
 
 def _inputs(
