@@ -19,7 +19,7 @@ from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.types import MODALITIES, Modality
 
-__all__ = ["FPAD", "fooled", "fpad_as_coded", "own_share", "reduced_budget"]
+__all__ = ["FPAD", "fooled", "fpad_as_coded", "item_budgets", "own_share", "reduced_budget"]
 
 
 def own_share(
@@ -64,6 +64,24 @@ def reduced_budget(share: float, modality: Modality, *, steps: int) -> tuple[flo
     slope, levels = (4, 8) if modality == "image" else (3, 5)
     p = min(1.0, (1 + slope * share) / 2)
     return math.ceil(levels * p) / levels, math.ceil(steps * p)
+
+
+def item_budgets(
+    relaxed: Float[Tensor, "n k"],
+    anchors: Float[Tensor, "c k"],
+    own: Float[Tensor, "n c"],
+    *,
+    foreign: Float[Tensor, "n c"],
+    modality: Modality,
+    steps: int,
+) -> list[tuple[float, int]]:
+    """Return (factor on eps, steps) of each item: reduced where its earlier sample still fools."""
+    share = own_share(relaxed, anchors, own).tolist()
+    again = fooled(relaxed, anchors, own, foreign).tolist()
+    return [
+        reduced_budget(s, modality, steps=steps) if f else (1.0, steps)
+        for s, f in zip(share, again, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,23 +175,12 @@ class FPAD:
             return x_adv
         with victim.attacked():
             relaxed = torch.tanh(victim.logits(goal.modality, x_adv)).detach()
-        share = own_share(relaxed, held, own).tolist()
-        again = fooled(relaxed, held, own, foreign).tolist()
-        budgets = [
-            reduced_budget(s, goal.modality, steps=self.steps) if f else None
-            for s, f in zip(share, again, strict=True)
-        ]
-        for budget in sorted({b for b in budgets if b is not None}):  # a dozen levels at most
+        budgets = item_budgets(
+            relaxed, held, own, foreign=foreign, modality=goal.modality, steps=self.steps
+        )
+        for budget in sorted({b for b in budgets if b != (1.0, self.steps)}):  # a dozen at most
             rows = torch.tensor([b == budget for b in budgets], device=x.device)
-            smaller = dataclasses.replace(
-                self,
-                eps=self.eps * budget[0],
-                text_eps=self.text_eps * budget[0],
-                steps=budget[1],
-                step_size=self.step_size / budget[0],
-                text_step_size=self.text_step_size / budget[0],
-            )
-            x_adv[rows] = smaller._craft(
+            x_adv[rows] = self.reduced(*budget)._craft(
                 victim,
                 x[rows],
                 goal.select(rows),
@@ -182,6 +189,17 @@ class FPAD:
                 seed=seed,
             )
         return x_adv
+
+    def reduced(self, factor: float, steps: int) -> "FPAD":
+        """Return the attack with radii times `factor` > 0 and so many steps of the same size."""
+        return dataclasses.replace(
+            self,
+            eps=self.eps * factor,
+            text_eps=self.text_eps * factor,
+            steps=steps,
+            step_size=self.step_size / factor,
+            text_step_size=self.text_step_size / factor,
+        )
 
     def _craft(
         self,

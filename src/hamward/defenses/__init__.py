@@ -7,18 +7,30 @@ from hamward.defenses.adversarial import (
     HardeningObjective,
     control,
 )
+from hamward.defenses.atrdh import atrdh_training
+from hamward.defenses.cgat import cgat_training
 from hamward.defenses.cmla import cmla_learning
+from hamward.defenses.fpad import FPADObjective, fpad_defense
+from hamward.defenses.guided import CodePGD, GuidedObjective
 from hamward.defenses.overfitting import OverfittingMonitor
 from hamward.defenses.rocmr import RoCMR, rocmr
+from hamward.defenses.saat import saat_training
 
 __all__ = [
     "DEFENSES",
     "AdversarialLearning",
     "AdversarialObjective",
+    "CodePGD",
+    "FPADObjective",
+    "GuidedObjective",
     "HardeningObjective",
     "OverfittingMonitor",
     "RoCMR",
     "cmla_learning",
     "control",
     "rocmr",
+    "atrdh_training",
+    "cgat_training",
+    "fpad_defense",
+    "saat_training",
 ]

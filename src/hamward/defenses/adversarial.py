@@ -37,6 +37,7 @@ __all__ = [
     "PairObjective",
     "Sampler",
     "control",
+    "require_labeled_hashing",
     "scaled",
 ]
 
@@ -126,6 +127,29 @@ def scaled(attack: Attack, factor: float) -> Attack:
     sizes = {name: factor * getattr(attack, name) for name in _SIZES if hasattr(attack, name)}
     smaller: Attack = dataclasses.replace(value, **sizes)
     return smaller
+
+
+def require_labeled_hashing(who: str, model: HashModel, data: RetrievalData) -> None:
+    """Refuse a victim without codes, and data without labels that tell items apart.
+
+    Raises:
+        ConfigError: the model ranks by cosine, there are no labels, or training items have fewer
+            than two classes.
+    """
+    if model.spec.retrieval != "hamming":
+        raise ConfigError(
+            f"{who} need a victim that hashes, and this one ranks real-valued embeddings by "
+            f"{model.spec.retrieval}: harden it by cmla"
+        )
+    if not data.label_names:
+        raise ConfigError(
+            f"{who} need labels, and {data.name} has none: harden by cmla with attack = own-code"
+        )
+    classes = int(data.labels[data.split.train].any(0).sum())
+    if classes < 2:
+        raise ConfigError(
+            f"{who} need training items of at least 2 classes, those of {data.name} have {classes}"
+        )
 
 
 @dataclass(kw_only=True)
@@ -375,6 +399,7 @@ class AdversarialObjective:
         self.base.end_epoch()
 
 
+@runtime_checkable
 class HardeningObjective(Protocol):
     """What a defense adds to an objective: how its victim shall be validated."""
 

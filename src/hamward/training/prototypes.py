@@ -14,6 +14,7 @@ __all__ = [
     "Clusters",
     "PrototypeNetwork",
     "Separation",
+    "calibrated_memberships",
     "class_means",
     "fuzzy_c_means",
     "k_means",
@@ -185,7 +186,7 @@ def fuzzy_c_means(
     power = 1.01 if fuzzifier is None else fuzzifier
     for _ in range(iterations):
         centers = _weighted_means(points, memberships**power, centers)
-        closeness = -torch.cdist(points, centers).clamp(min=1e-12).log()
+        closeness = _closeness(points, centers)
         if allowed is not None:
             closeness = closeness.masked_fill(~allowed, -torch.inf)
         if fuzzifier is None:
@@ -195,6 +196,21 @@ def fuzzy_c_means(
         if torch.linalg.norm(memberships - before) < tolerance:
             break
     return Clusters(centers=centers, memberships=memberships, fuzzifier=power)
+
+
+def calibrated_memberships(
+    points: Float[Tensor, "n d"], centers: Float[Tensor, "c d"], *, membership: float = 0.7
+) -> Float[Tensor, "n c"]:
+    """Return the fuzzy memberships of points in given clusters, rows summing to 1.
+
+    u of `fuzzy_c_means`, with m chosen such that the mean largest membership is `membership`.
+    """
+    closeness = _closeness(points, centers)
+    return torch.softmax(_exponent(closeness, membership) * closeness, dim=1)
+
+
+def _closeness(points: Tensor, centers: Tensor) -> Tensor:
+    return -torch.cdist(points, centers).clamp(min=1e-12).log()
 
 
 def _exponent(closeness: Tensor, membership: float) -> float:
