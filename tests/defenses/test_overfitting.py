@@ -1,16 +1,21 @@
 """Catastrophic overfitting: the rule on made-up histories, and a real collapse that it stops."""
 
+import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import make_model
 
 from hamward.artifacts import RunFolder
 from hamward.attacks import OwnCode
 from hamward.data import RetrievalData
 from hamward.defenses import OverfittingMonitor
 from hamward.evaluation import HardenConfig, ModelConfig, TrainConfig, harden_run, train_run
-from hamward.training import FitConfig
+from hamward.models import HashModel
+from hamward.training import DCMH, FitConfig, fit
 
 MONITOR = OverfittingMonitor(one_step=OwnCode(steps=1))
 
@@ -58,7 +63,7 @@ def test_a_collapse_of_training_against_one_step_is_stopped(
     model = ModelConfig(
         code_length=16, image_network="small-resnet", text_width=32, retrieval="cosine"
     )
-    fast = FitConfig(epochs=4, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
+    fast = FitConfig(epochs=1, batch_size=16, image_rate=1e-3, text_rate=1e-2, head_factor=10)
     train_run(TrainConfig(method="dual-encoder", model=model, fit=fast), tmp_path / "victim")
     config = HardenConfig(
         defense="rocmr",
@@ -80,7 +85,28 @@ def test_a_collapse_of_training_against_one_step_is_stopped(
     assert rows[-1]["attacked_i2t"] < 0.75 * max(row["attacked_i2t"] for row in rows[:-1])
     assert rows[-1]["one_step_i2t"] > rows[-1]["attacked_i2t"] + 0.1
     assert f"stopped after epoch {len(rows)}: catastrophic overfitting" in caplog.text
-    again = harden_run(config, tmp_path / "hardened", resume=True)
-    assert not again.training and len(RunFolder(tmp_path / "hardened").info()["history"]) == len(
-        rows
-    )
+
+
+class Stopping(DCMH):
+    """Wants to end after two epochs."""
+
+    def verdict(self, history: Sequence[dict[str, float]]) -> str:
+        return "enough" if len(history) == 2 else ""
+
+
+def test_a_stopped_training_keeps_the_best_epoch_before_and_stays_stopped(
+    data: RetrievalData, tmp_path: Path
+) -> None:
+    config = FitConfig(epochs=4, batch_size=24, flip=False)
+    states, model = [], make_model()
+
+    def score(m: HashModel) -> dict[str, float]:
+        states.append(copy.deepcopy(m.state_dict()))
+        return {"select": float(len(states))}
+
+    checkpoint = tmp_path / "c.safetensors"
+    for _ in range(2):
+        fitted = fit(model, Stopping(), data, config=config, score=score, checkpoint=checkpoint)
+        assert len(fitted.history) == len(states) == 2 and fitted.best_epoch == 1
+        kept = model.state_dict()
+        assert all(torch.equal(v, kept[k]) for k, v in states[0].items())

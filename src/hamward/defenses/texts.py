@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from hamward.attacks import Attack, AttackMixture, FastEdits
 
-__all__ = ["TextAttack", "scaled_edits", "with_text"]
+__all__ = ["TextAttack", "scaled_edits", "typed_edits", "with_text"]
 
 TextAttack = Literal["feature-space", "edits"]
 """Whether the attack on pictures also moves bags of words, within its radius for them, or words
@@ -24,9 +24,13 @@ def with_text(attack: Attack, text: TextAttack, *, edits: int, steps: int = 2) -
     """
     if text == "feature-space":
         return attack
-    typed = FastEdits(insertions=edits, deletions=edits, steps=steps, drawn=True)
     images = attack.image if isinstance(attack, AttackMixture) else (attack,)
-    return AttackMixture(image=images, text=(typed,))
+    return AttackMixture(image=images, text=(typed_edits(edits, steps=steps),))
+
+
+def typed_edits(most: int, *, steps: int = 2) -> FastEdits:
+    """Return edits for training: so many insertions and deletions at most, drawn for each text."""
+    return FastEdits(insertions=most, deletions=most, steps=steps, drawn=True)
 
 
 def scaled_edits(attack: FastEdits, factor: float) -> FastEdits:
