@@ -25,8 +25,9 @@ from hamward.training import OBJECTIVES, FitConfig, Objective, fit
 
 FIT = FitConfig(epochs=2, batch_size=24, image_rate=1e-3, text_rate=1e-3, flip=False)
 ROWS = torch.arange(16)
-CRAFTING = [name for name in DEFENSES if name != "control"]
-LABELED = [name for name in CRAFTING if name != "cmla"]
+ALL = [name for name in DEFENSES if name != "rocmr"]  # hardens dual encoders alone: test_rocmr.py
+CRAFTING = [name for name in ALL if name != "control"]
+LABELED = [name for name in CRAFTING if name not in ("cmla", "multi-attack")]
 VICTIMS = {
     "dcmh": SPEC,
     "fpad": dataclasses.replace(SPEC, neck=(8,)),
@@ -37,7 +38,7 @@ VICTIMS = {
 def make(name: str, base: Objective, **more: Any) -> Any:
     """The defense with one inner step, and wide enough to see it in texts."""
     known = inspect.signature(DEFENSES[name].make).parameters
-    wanted = {"steps": 1, "text_eps": 0.3, "references": 16, **more}
+    wanted = {"steps": 1, "text_eps": 0.3, "references": 16, "warmup": 0.0, **more}
     options = {k: v for k, v in wanted.items() if k in known}
     return call_with(DEFENSES[name].make, options, given={"base": base, "seed": 5})
 
@@ -49,7 +50,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "victim"),
-    [*((n, "dpsh") for n in DEFENSES), ("atrdh", "dcmh"), ("fpad", "dcmh"), ("cgat", "fpad")],
+    [*((n, "dpsh") for n in ALL), ("atrdh", "dcmh"), ("fpad", "dcmh"), ("cgat", "fpad")],
 )
 def test_a_killed_hardening_resumes_to_the_same_bits(
     name: str, victim: str, data: RetrievalData, tmp_path: Path
@@ -117,6 +118,32 @@ def test_inner_attacks_leave_statistics_gradients_and_modes_alone(
     assert calls and max(calls) > 1e-3
 
 
+@pytest.mark.parametrize("text", ["edits", "feature-space"])
+@pytest.mark.parametrize("name", CRAFTING)
+def test_texts_are_typed_where_they_shall_be(
+    name: str, text: str, model: HashModel, data: RetrievalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros and ones within the edits, or fractions of words."""
+    objective = make(name, OBJECTIVES["dcmh"].make(), text=text, edits=1)
+    objective.start(model, data, data.split.train)
+    seen, logits = [], HashModel.logits
+
+    def watched(self: HashModel, modality: str, x: torch.Tensor, **options: Any) -> Any:
+        seen.append(x.detach())
+        return logits(self, modality, x, **options)
+
+    monkeypatch.setattr(HashModel, "logits", watched)
+    step = dataclasses.replace(step_of(data, "text", ROWS), number=99)  # after any warm-up
+    objective.loss(model.train(), step)
+    delta = seen[-1][-len(ROWS) :] - step.items["text"]
+    assert delta.any()
+    if text == "feature-space":
+        assert ((delta != 0) & (delta.abs() != 1)).any()
+    else:
+        assert set(delta.unique().tolist()) <= {-1.0, 0.0, 1.0}
+        assert (delta > 0).sum(1).max() <= 1 and (delta < 0).sum(1).max() <= 1
+
+
 @pytest.mark.parametrize("name", LABELED)
 def test_what_a_label_based_defense_cannot_use_is_refused(
     name: str, model: HashModel, data: RetrievalData
@@ -155,7 +182,7 @@ def control(_trained: HashModel, data: RetrievalData) -> float:
     return withstood("control", _trained, data)
 
 
-@pytest.mark.parametrize("name", LABELED)
+@pytest.mark.parametrize("name", [*LABELED, "multi-attack"])
 def test_it_withstands_an_attack_better_than_the_control(
     name: str, model: HashModel, data: RetrievalData, control: float
 ) -> None:
@@ -172,7 +199,7 @@ def test_it_hardens_a_run_folder(
     neck = (8,) if victim == "fpad" else ()
     model = ModelConfig(
         code_length=16,
-        image_network="small-resnet",
+        image_network="tiny-resnet",
         text_network=text,
         text_width=32,
         neck=neck,

@@ -6,6 +6,7 @@ from hamward.attacks import (
     cmla,
     dhta,
     eqb2a,
+    fast_edits,
     fpad,
     hag,
     hotflip,
@@ -49,12 +50,14 @@ from hamward.attacks.craft import (
 )
 from hamward.attacks.dhta import DHTA
 from hamward.attacks.eqb2a import EQB2A
+from hamward.attacks.fast_edits import FastEdits, edit_limits, edit_steps, make_edits
 from hamward.attacks.fpad import FPAD
 from hamward.attacks.generative import FittedGenerator
 from hamward.attacks.hag import HAG
 from hamward.attacks.hotflip import HotFlip, HotFlipTargeted
 from hamward.attacks.infonce import InfoNCE
 from hamward.attacks.knockoff import Knockoff
+from hamward.attacks.mixture import AttackMixture
 from hamward.attacks.own_code import OwnCode, RandomNoise
 from hamward.attacks.prosgan import ProSGAN
 from hamward.attacks.saat import SAAT, SAATTargeted
@@ -78,12 +81,14 @@ __all__ = [
     "EQB2A",
     "DHTA",
     "FPAD",
+    "FastEdits",
     "HAG",
     "SAAT",
     "SDHA",
     "THA",
     "TADCH",
     "Attack",
+    "AttackMixture",
     "Budget",
     "CgAT",
     "Crafted",
@@ -121,12 +126,16 @@ __all__ = [
     "dhta",
     "encode",
     "encode_items",
+    "edit_limits",
+    "edit_steps",
     "eqb2a",
+    "fast_edits",
     "knockoff",
     "fpad",
     "hag",
     "hotflip",
     "infonce",
+    "make_edits",
     "measure",
     "moved_texts",
     "own_code",

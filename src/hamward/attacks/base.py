@@ -186,7 +186,11 @@ class Attack(Protocol):
     access: ClassVar[Access]
     modalities: ClassVar[tuple[Modality, ...]]
     targeted: ClassVar[bool]
-    needs_references: ClassVar[bool]
+
+    @property
+    def needs_references(self) -> bool:
+        """See above."""
+        ...
 
     def budget(self, modality: Modality) -> Budget:
         """Return the budget for a modality."""
@@ -271,7 +275,7 @@ def ascend(
     """
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     x, start = (t.contiguous(memory_format=layout) for t in (x, start))
-    bounds = budget.bounds(x)
+    bounds = budget.bounds(x) if budget.norm == "linf" else (x, x)
     worth = merit or goal.flips
     x_adv = best = budget.project(start, x)
     best_worth = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float64)

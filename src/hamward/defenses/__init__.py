@@ -12,6 +12,9 @@ from hamward.defenses.cgat import cgat_training
 from hamward.defenses.cmla import cmla_learning
 from hamward.defenses.fpad import FPADObjective, fpad_defense
 from hamward.defenses.guided import CodePGD, GuidedObjective
+from hamward.defenses.multi_attack import multi_attack_training
+from hamward.defenses.overfitting import OverfittingMonitor
+from hamward.defenses.rocmr import RoCMR, rocmr
 from hamward.defenses.saat import saat_training
 
 __all__ = [
@@ -22,10 +25,14 @@ __all__ = [
     "FPADObjective",
     "GuidedObjective",
     "HardeningObjective",
+    "OverfittingMonitor",
+    "RoCMR",
     "atrdh_training",
     "cgat_training",
     "cmla_learning",
     "control",
     "fpad_defense",
+    "multi_attack_training",
+    "rocmr",
     "saat_training",
 ]

@@ -11,9 +11,18 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamward.attacks import Attack, Goal, OwnCode, References, reference_codes
+from hamward.attacks import (
+    Attack,
+    AttackMixture,
+    FastEdits,
+    Goal,
+    OwnCode,
+    References,
+    reference_codes,
+)
 from hamward.codes import binarize
 from hamward.data import RetrievalData
+from hamward.defenses.texts import scaled_edits
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.registry import Registry
@@ -91,6 +100,10 @@ class AdversarialLearning:
                 "warmup needs refresh >= 1: samples crafted once would all have eps 0"
             )
 
+    def size(self, share: float) -> float:
+        """Return the factor on eps after a share of the training: less than 1 in the warm-up."""
+        return min(share / self.warmup, 1.0) if self.warmup else 1.0
+
 
 _SIZES = ("eps", "text_eps", "learning_rate", "text_learning_rate")
 
@@ -103,6 +116,11 @@ def scaled(attack: Attack, factor: float) -> Attack:
     """
     if factor == 1:
         return attack
+    if isinstance(attack, FastEdits):
+        return scaled_edits(attack, factor)
+    if isinstance(attack, AttackMixture):
+        sides = (tuple(scaled(a, factor) for a in attack.members(m)) for m in MODALITIES)
+        return AttackMixture(**dict(zip(MODALITIES, sides, strict=True)))
     value: Any = attack
     if not hasattr(attack, "eps"):
         raise ConfigError(f"{type(attack).__name__} has no eps to warm up: set warmup to 0")
@@ -180,7 +198,7 @@ class Sampler:
 
     def size(self, step: Step) -> float:
         """Return the factor on eps: less than 1 while it warms up."""
-        return min(step.share / self.config.warmup, 1.0) if self.config.warmup else 1.0
+        return self.config.size(step.share)
 
     def items(self, model: HashModel, modality: Modality, step: Step) -> Tensor:
         """Return adversarial items of a batch: crafted now, or those of the round it is in."""

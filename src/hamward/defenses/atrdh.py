@@ -16,6 +16,7 @@ from hamward.attacks.tha import PrototypeNet, circle_loss
 from hamward.codes import binarize
 from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.guided import GuidedObjective, guided, retrieved
+from hamward.defenses.texts import TextAttack
 from hamward.errors import ConfigError
 from hamward.random import item_uniform, seeded
 from hamward.training import Objective, Step
@@ -105,14 +106,17 @@ class PrototypeGuide:
     summary="Keep items alike that a targeted attack pulls to the prototypes of other labels",
     citation="Wang, Zhang, Lu and Xu, SIGIR 2021",
     access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words; targeted attacker",
+    threat="white-box l_inf on images, feature-space l_inf or typed edits on texts; targeted "
+    "attacker",
 )
 def atrdh_training(
     base: Objective,
     *,
     seed: int = 0,
     eps: float = 8 / 255,
+    text: TextAttack = "feature-space",
     text_eps: float = 0.05,
+    edits: int = 3,
     steps: int = 7,
     form: Form = "scale-free",
     c: float = 1.0,
@@ -138,7 +142,9 @@ def atrdh_training(
         base: The objective that the victim was trained with.
         seed: Seed of attack, targets and network.
         eps: Image radius.
-        text_eps: Radius on bags of words.
+        text: What texts meet: the attack, in feature space, or typed edits of words.
+        text_eps: Radius on bags of words, in feature space.
+        edits: Most insertions and most deletions of words.
         steps: Inner steps of eps / 4 (published: 7 steps of 2/255).
         form: See `CodePGD`.
         c: Weight of the robust term.
@@ -156,7 +162,9 @@ def atrdh_training(
         active=c > 0,
         seed=seed,
         eps=eps,
+        text=text,
         text_eps=text_eps,
+        edits=edits,
         steps=steps,
         form=form,
         modalities=modalities,

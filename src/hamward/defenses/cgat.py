@@ -12,6 +12,7 @@ from hamward.attacks.base import Goal
 from hamward.attacks.options import Form
 from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.guided import GuidedObjective, guided
+from hamward.defenses.texts import TextAttack
 from hamward.errors import ConfigError
 from hamward.training import Objective, Step
 from hamward.training.requirements import check_not_negative
@@ -52,14 +53,16 @@ class CenterGuide:
     summary="Keep attacked items at the center code of their labels, which the attack leaves",
     citation="Wang, Lin, Li, Zhang and Zhang, WWW 2023",
     access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words",
+    threat="white-box l_inf on images, feature-space l_inf or typed edits on texts",
 )
 def cgat_training(
     base: Objective,
     *,
     seed: int = 0,
     eps: float = 8 / 255,
+    text: TextAttack = "feature-space",
     text_eps: float = 0.05,
+    edits: int = 3,
     steps: int = 7,
     form: Form = "scale-free",
     weight: float = 1.0,
@@ -84,7 +87,9 @@ def cgat_training(
         base: The objective that the victim was trained with.
         seed: Seed of the attack.
         eps: Image radius.
-        text_eps: Radius on bags of words.
+        text: What texts meet: the attack, in feature space, or typed edits of words.
+        text_eps: Radius on bags of words, in feature space.
+        edits: Most insertions and most deletions of words.
         steps: Inner steps of eps / 4 (published: 7 steps of 2/255).
         form: See `CodePGD`.
         weight: Weight of the robust term (released code: 1, without a name).
@@ -102,7 +107,9 @@ def cgat_training(
         active=weight > 0,
         seed=seed,
         eps=eps,
+        text=text,
         text_eps=text_eps,
+        edits=edits,
         steps=steps,
         form=form,
         modalities=modalities,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from hamward.attacks import CMLA, Attack, OwnCode
 from hamward.defenses.adversarial import DEFENSES, AdversarialLearning, AdversarialObjective
+from hamward.defenses.texts import TextAttack, with_text
 from hamward.training import Objective
 from hamward.types import Modality
 
@@ -15,7 +16,7 @@ __all__ = ["cmla_learning"]
     summary="Fine-tune on clean and adversarial items of both modalities (the + models)",
     citation="Li, Gao, Deng, Xie and Liu, NeurIPS 2019",
     access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words",
+    threat="white-box l_inf on images, feature-space l_inf or typed edits on texts",
 )
 def cmla_learning(
     base: Objective,
@@ -23,7 +24,9 @@ def cmla_learning(
     seed: int = 0,
     attack: Literal["cmla", "own-code"] = "cmla",
     eps: float = 8 / 255,
+    text: TextAttack = "feature-space",
     text_eps: float = 0.05,
+    edits: int = 3,
     steps: int = 2,
     intra: float = 1.0,
     weight: float = 0.5,
@@ -49,7 +52,9 @@ def cmla_learning(
         attack: What crafts the samples: CMLA as published, or own-code PGD, which protects
             the text side far better.
         eps: Image radius.
-        text_eps: Radius on bags of words.
+        text: What texts meet: the attack, in feature space, or typed edits of words.
+        text_eps: Radius on bags of words, in feature space.
+        edits: Most insertions and most deletions of words.
         steps: Inner steps a sample; the step size reaches the border of the ball.
         intra: Weight of CMLA's intra term in the samples (published: 1; it weakens them).
         weight: See `AdversarialLearning`.
@@ -72,6 +77,7 @@ def cmla_learning(
         )
     else:
         inner = OwnCode(eps=eps, text_eps=text_eps, steps=steps, step_size=stride)
+    crafted = with_text(inner, text, edits=edits)
     config = AdversarialLearning(
         weight=weight,
         refresh=refresh,
@@ -79,4 +85,4 @@ def cmla_learning(
         references=references,
         warmup=warmup,
     )
-    return AdversarialObjective(base=base, attack=inner, config=config, seed=seed)
+    return AdversarialObjective(base=base, attack=crafted, config=config, seed=seed)

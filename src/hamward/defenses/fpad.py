@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hamward.attacks import Goal, References
+from hamward.attacks import FastEdits, Goal, References
 from hamward.attacks import fpad as guide
 from hamward.attacks.anchors import Pool, class_prototypes
 from hamward.attacks.craft import reference_codes
@@ -25,6 +25,7 @@ from hamward.defenses.adversarial import (
     Sampler,
     require_labeled_hashing,
 )
+from hamward.defenses.texts import TextAttack, typed_edits
 from hamward.errors import ConfigError
 from hamward.losses import prototype_contrast
 from hamward.models import HashModel, frozen
@@ -136,6 +137,7 @@ class FPADObjective:
     rectification: Rectification = "differentiable"
     adaptive: bool = True
     membership: float = 0.7
+    typed: FastEdits | None = None
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -232,11 +234,12 @@ class FPADObjective:
 
     def _craft_all(self, model: HashModel, modality: Modality, round_: int, *, step: Step) -> None:
         """Craft the samples of a round, and measure how far memberships move with them."""
+        typed = self.typed if modality == "text" else None
         first, made, features = f"round/{modality}" not in self.buffers, [], []
         for rows, x, ids in self.sampler.batches(modality):
             goal = self._goal(model, modality, x, rows)
             budgets = [(1.0, self.attack.steps)] * len(rows)
-            if self.adaptive and not first:
+            if self.adaptive and not first and typed is None:
                 budgets = self._budgets(model, modality, rows, x.dtype)
             x_adv = x.clone()
             for budget in sorted(set(budgets)):  # a dozen levels at most
@@ -248,7 +251,7 @@ class FPADObjective:
                     ids=ids[chosen],
                     number=round_,
                     size=self.sampler.size(step),
-                    attack=self.attack.reduced(*budget),
+                    attack=typed or self.attack.reduced(*budget),
                     ranks=step.ranks,
                 )
             made.append(x_adv.half())
@@ -304,14 +307,16 @@ class FPADObjective:
     summary="Train around class codes on clean items and on samples that leave them",
     citation="Yu, Liu, Cheung, Zhu, Xu and Wang, IEEE TCSVT 2025",
     access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words",
+    threat="white-box l_inf on images, feature-space l_inf or typed edits on texts",
 )
 def fpad_defense(
     base: Objective,
     *,
     seed: int = 0,
     eps: float = 8 / 255,
+    text: TextAttack = "feature-space",
     text_eps: float = 0.05,
+    edits: int = 3,
     steps: int = 20,
     form: Form = "scale-free",
     alpha: float = 0.5,
@@ -329,7 +334,10 @@ def fpad_defense(
         base: The objective that the victim was trained with.
         seed: Seed of the attack.
         eps: Image radius (released code: 4/255, written as 8/255 of [-1, 1]).
-        text_eps: Radius on bags of words.
+        text: What texts meet: the attack, in feature space, or typed edits of words, which leave
+            the clean code; the validation attacks them in feature space either way.
+        text_eps: Radius on bags of words, in feature space.
+        edits: Most insertions and most deletions of words.
         steps: Inner steps (released code: 20).
         form: Scale-free, or the constant steps on tanh(u) of `fpad-as-coded`.
         alpha: Weight of the adversarial term (released code: 0.5).
@@ -368,4 +376,5 @@ def fpad_defense(
         rectification=rectification,
         adaptive=adaptive,
         membership=membership,
+        typed=typed_edits(edits) if text == "edits" else None,
     )

@@ -19,6 +19,7 @@ from hamward.defenses.adversarial import (
     require_labeled_hashing,
     scaled,
 )
+from hamward.defenses.texts import TextAttack, with_text
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import HashModel, Victim
@@ -187,14 +188,18 @@ def guided(
     active: bool,
     seed: int,
     eps: float,
+    text: TextAttack,
     text_eps: float,
+    edits: int,
     steps: int,
     form: Form,
     modalities: tuple[Modality, ...],
     warmup: float,
 ) -> GuidedObjective:
     """Return the objective of one of the three trainings from its options."""
-    attack = CodePGD(eps=eps, text_eps=text_eps, steps=steps, form=form)
+    attack = with_text(
+        CodePGD(eps=eps, text_eps=text_eps, steps=steps, form=form), text, edits=edits
+    )
     config = AdversarialLearning(
         weight=float(active), modalities=modalities, references=None, warmup=warmup
     )

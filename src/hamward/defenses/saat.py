@@ -13,6 +13,7 @@ from hamward.attacks.options import Form
 from hamward.codes import binarize
 from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.guided import GuidedObjective, guided
+from hamward.defenses.texts import TextAttack
 from hamward.losses import quantization
 from hamward.training import Objective, Step
 from hamward.training.requirements import check_not_negative
@@ -50,14 +51,16 @@ class MainstayGuide:
     summary="Keep attacked items at the mainstay code of their labels, which the attack leaves",
     citation="Yuan, Zhang, Jiang, Meng and Hua, IEEE TIFS 2023",
     access="training",
-    threat="white-box l_inf on images, feature-space l_inf on bags of words",
+    threat="white-box l_inf on images, feature-space l_inf or typed edits on texts",
 )
 def saat_training(
     base: Objective,
     *,
     seed: int = 0,
     eps: float = 8 / 255,
+    text: TextAttack = "feature-space",
     text_eps: float = 0.05,
+    edits: int = 3,
     steps: int = 7,
     form: Form = "scale-free",
     lam: float = 1.0,
@@ -82,7 +85,9 @@ def saat_training(
         base: The objective that the victim was trained with.
         seed: Seed of the attack.
         eps: Image radius.
-        text_eps: Radius on bags of words.
+        text: What texts meet: the attack, in feature space, or typed edits of words.
+        text_eps: Radius on bags of words, in feature space.
+        edits: Most insertions and most deletions of words.
         steps: Inner steps of eps / 4 (published: 7 steps of 2/255).
         form: See `CodePGD`.
         lam: Weight of the agreement with the mainstay code.
@@ -100,7 +105,9 @@ def saat_training(
         active=lam + mu > 0,
         seed=seed,
         eps=eps,
+        text=text,
         text_eps=text_eps,
+        edits=edits,
         steps=steps,
         form=form,
         modalities=modalities,

@@ -178,9 +178,13 @@ def harden_run(
     def score(m: HashModel) -> Mapping[str, float]:
         if objective.config.weight == 0:
             return validation_scores(m, data)
-        return robust_validation_scores(
-            m, data, objective.attack, modalities=objective.config.modalities
-        )
+        sides, monitor = objective.config.modalities, getattr(objective, "monitor", None)
+        scores = robust_validation_scores(m, data, objective.attack, modalities=sides)
+        if monitor is None:
+            return scores
+        one = robust_validation_scores(m, data, monitor.one_step, modalities=sides)
+        quick = {k.replace("attacked", "one_step"): v for k, v in one.items() if "attacked" in k}
+        return {**scores, **quick}
 
     kept = {k: facts[k] for k in facts if k not in ("schema_version", "spec")}
     kept["hardened"] = [*facts.get("hardened", []), to_mapping(config)]

@@ -27,6 +27,7 @@ def symmetric_contrast(
     matches: Float[Tensor, "b b"],
     *,
     scale: Float[Tensor, ""] | float,
+    i2t: float = 0.5,
 ) -> Float[Tensor, ""]:
     """Return (L_i2t + L_t2i) / 2 of a batch; similarities are cosines times `scale`.
 
@@ -37,10 +38,11 @@ def symmetric_contrast(
         text: Embeddings of the texts.
         matches: 1 where picture i and text j belong together, (b, b).
         scale: 1 / tau.
+        i2t: Weight of L_i2t, where pictures ask; L_t2i has the rest.
     """
     similarity = scale * F.normalize(image) @ F.normalize(text).T
-    i2t, t2i = info_nce(similarity, matches), info_nce(similarity.T, matches.T)
-    return 0.5 * (i2t.mean() + t2i.mean())
+    asking, asked = info_nce(similarity, matches), info_nce(similarity.T, matches.T)
+    return i2t * asking.mean() + (1 - i2t) * asked.mean()
 
 
 class Temperature(nn.Module):
@@ -123,12 +125,16 @@ class DualEncoder:
             self.activate(model, model.logits(m, step.items[m], low_precision=True))
             for m in ("image", "text")
         )
-        scale: Tensor = self.modules["temperature"]()
-        total = symmetric_contrast(image, text, self.matches(step.rows), scale=scale)
+        matches = self.matches(step.rows)
+        total = symmetric_contrast(image, text, matches, scale=self.modules["temperature"]())
         if model.spec.retrieval == "hamming":
-            gap = (image.abs() - 1).square().mean() + (text.abs() - 1).square().mean()
-            total = total + 0.5 * self.quantization * gap
+            total = total + self.pull(image, text)
         return total
+
+    def pull(self, image: Tensor, text: Tensor) -> Float[Tensor, ""]:
+        """Return the weighted distance of relaxed codes from codes."""
+        gap = (image.abs() - 1).square().mean() + (text.abs() - 1).square().mean()
+        return 0.5 * self.quantization * gap
 
     def activate(self, model: HashModel, logits: Tensor) -> Tensor:
         """Return embeddings: the logits, or relaxed codes of a model that hashes."""

@@ -1,5 +1,6 @@
 """The one training loop: epochs of passes over batches, validated, resumable."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from hamward.training.states import adopt, part_of, require_equal, state_of
 from hamward.types import Modality
 
 __all__ = ["FitConfig", "Fitted", "fit"]
+
+log = logging.getLogger(__name__)
 
 Score = Callable[[HashModel], Mapping[str, float]]
 
@@ -152,7 +155,8 @@ def fit(
     average = WeightAverage(model, config.average)
     kept = Checkpoint(checkpoint, model, optimizer, objective, average)
     fitted, best_state = kept.load(ranks)
-    steps_per_epoch = len(objective.phases) * (len(positions) // config.batch_size)
+    passes = len(objective.phases) * getattr(objective, "replays", 1)
+    steps_per_epoch = passes * (len(positions) // config.batch_size)
     total = steps_per_epoch * config.epochs
     done = steps_per_epoch * len(fitted.history)
     losses: list[float] = []
@@ -191,11 +195,15 @@ def fit(
         require_equal(ranks, model, objective, label=label)
         with average.applied():
             scores = ranks.first(lambda: dict(score(model)))
-            if not fitted.best or scores["select"] > fitted.best["select"]:
+            row = {
+                "epoch": epoch,
+                "loss": sum(losses) / len(losses),
+                "seconds": time.monotonic() - start,
+                **scores,
+            }
+            if _is_best(row, objective, fitted, label=label):
                 fitted.best, fitted.best_epoch = scores, epoch
                 best_state = state_of(model, objective, own)
-        row = {"epoch": epoch, "loss": sum(losses) / len(losses)}
-        fitted.history.append({**row, "seconds": time.monotonic() - start, **scores})
         if ranks.rank == 0:
             kept.save(fitted, best_state)
         losses, start = [], time.monotonic()
@@ -234,16 +242,34 @@ def _steps(
 ) -> Iterator[tuple[int, Phase, Tensor]]:
     """Yield (epoch, phase, rows): every phase of every epoch in its own shuffled order.
 
-    Epochs go on after those of `fitted`, until they or the patience end.
+    Each batch comes as often in a row as the objective's `replays` say. Epochs go on after those
+    of `fitted`, until they, the patience or the objective's verdict end.
     """
     for epoch in range(len(fitted.history) + 1, config.epochs + 1):
-        if config.patience and len(fitted.history) - fitted.best_epoch >= config.patience:
+        impatient = config.patience and len(fitted.history) - fitted.best_epoch >= config.patience
+        if impatient or _verdict(objective, fitted):
             return
         for phase in objective.phases:
             order = permutation(items, seed=config.seed, stream=f"{phase}{epoch}")
             usable = items - items % config.batch_size
             for rows in torch.split(order[:usable], config.batch_size):
-                yield epoch, phase, rows
+                for _ in range(getattr(objective, "replays", 1)):
+                    yield epoch, phase, rows
+
+
+def _is_best(row: dict[str, float], objective: Objective, fitted: Fitted, *, label: str) -> bool:
+    """Enter an epoch into the history; return whether its weights are to be kept."""
+    fitted.history.append(row)
+    if verdict := _verdict(objective, fitted):
+        log.warning("%s: stopped after epoch %d: %s", label, row["epoch"], verdict)
+        return False
+    return not fitted.best or row["select"] > fitted.best["select"]
+
+
+def _verdict(objective: Objective, fitted: Fitted) -> str:
+    """Say why the training must end with the last epoch, which is not kept; "" if it need not."""
+    judge = getattr(objective, "verdict", None)
+    return str(judge(fitted.history)) if judge is not None and fitted.history else ""
 
 
 def _inputs(

@@ -67,6 +67,10 @@ class Objective(Protocol):
         buffers: What it remembers between steps, by name; kept in checkpoints.
         modules: Networks that are trained along with the model and not part of it: label
             networks, discriminators, classifiers. Built in `start`, kept in checkpoints.
+
+    One that has `replays`, a number, sees each batch so many times in a row. One that has
+    `verdict` is asked after each validation, with the history of scores, and ends the training
+    by a reason; that epoch is not kept.
     """
 
     buffers: dict[str, Tensor]
