@@ -182,7 +182,7 @@ def test_resume_continues_the_same_run_only(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hamward.evaluation.runs.fit", interrupt)
+        patch.setattr("hamward.evaluation.training_runs.fit", interrupt)
         code, _, err = run(TRAIN, "--out", str(tmp_path / "killed"))
     assert code == 130 and "--resume" in err
     code, _, err = run("attack own-code", "--victim", str(tmp_path / "killed"), "--out", "x")

@@ -16,8 +16,9 @@ from hamward.data.preparing import PrepareConfig, prepare
 from hamward.data.protocols import split_source
 from hamward.errors import ConfigError, DataError
 from hamward.evaluation import evaluate
-from hamward.evaluation.runs import TrainConfig, train_run
+from hamward.evaluation.configs import TrainConfig
 from hamward.evaluation.scoring import counts_of, validation_scores
+from hamward.evaluation.training_runs import train_run
 from hamward.metrics import hit_at, mean_average_precision, recall_at
 from hamward.models import ModelSpec, Victim, build_hash_model
 

@@ -26,8 +26,9 @@ from hamward.data.source import Source
 from hamward.data.words import tokens, vocabulary
 from hamward.errors import ArtifactError, ConfigError, DataError, UnknownNameError
 from hamward.evaluation import evaluate
-from hamward.evaluation.runs import TrainConfig, train_run
+from hamward.evaluation.configs import TrainConfig
 from hamward.evaluation.scoring import validation_scores
+from hamward.evaluation.training_runs import train_run
 from hamward.models import ModelSpec, build_hash_model
 from hamward.training import FitConfig
 

@@ -152,7 +152,7 @@ def test_it_can_be_hardened(tmp_path: Path, method: str, attack: str) -> None:
 def test_its_training_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hamward.evaluation.runs as runs
+    import hamward.evaluation.training_runs as runs
 
     for method in ("hashnet", "csq"):
         config = dataclasses.replace(TRAIN, method=method)

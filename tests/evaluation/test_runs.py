@@ -56,7 +56,7 @@ def equal(a: HashModel, b: HashModel) -> bool:
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
     """Make the validation raise after some epochs, as a kill would."""
-    import hamward.evaluation.runs as runs
+    import hamward.evaluation.training_runs as runs
 
     original, seen = getattr(runs, name), []
 

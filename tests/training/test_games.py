@@ -13,7 +13,7 @@ from hamward.artifacts import read_tensors
 from hamward.config import call_with, from_mapping
 from hamward.data import RetrievalData
 from hamward.errors import ArtifactError
-from hamward.evaluation.runs import TrainConfig
+from hamward.evaluation.configs import TrainConfig
 from hamward.evaluation.scoring import validation_scores
 from hamward.models import HashModel, ModelSpec
 from hamward.progress import NoProgress

@@ -10,7 +10,7 @@ from conftest import SPEC, TINY_FIT, make_model
 
 from hamward.config import call_with, from_mapping
 from hamward.data import RetrievalData
-from hamward.evaluation.runs import TrainConfig
+from hamward.evaluation.configs import TrainConfig
 from hamward.evaluation.scoring import validation_scores
 from hamward.models import HashModel, ModelSpec
 from hamward.progress import NoProgress

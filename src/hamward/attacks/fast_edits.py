@@ -145,7 +145,7 @@ class FastEdits:
         """Return edited texts; see `Attack`."""
         victim.require(self.access, "tag-edits-fast")
         budget = self.budget(goal.modality)
-        goal.check(victim, x, ids)
+        goal.check(victim, x, ids, budget=budget)
         sign, x = 1.0 if goal.toward else -1.0, x.detach()
         steps = self.steps if budget.eps > 0 else 0
         limits = edit_limits(ids, budget, seed=seed if self.drawn else None)

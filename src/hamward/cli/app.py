@@ -141,7 +141,8 @@ def train(
     values = assemble(config, set_, flags, options, recipe=recipe)
     watch = prepare(threads, progress, shared=seeds is None)
     from hamward.config import from_mapping
-    from hamward.evaluation.runs import TrainConfig, train_run
+    from hamward.evaluation.configs import TrainConfig
+    from hamward.evaluation.training_runs import train_run
 
     checked = from_mapping(TrainConfig, values)
     if seeds is None:
@@ -186,7 +187,8 @@ def harden(
     values = assemble(config, set_, flags, options)
     watch = prepare(threads, progress, shared=True)
     from hamward.config import from_mapping
-    from hamward.evaluation.runs import HardenConfig, harden_run
+    from hamward.evaluation.configs import HardenConfig
+    from hamward.evaluation.training_runs import harden_run
 
     checked = from_mapping(HardenConfig, values)
     _fit(harden_run, checked, out, resume=resume, progress=watch, rank_timeout=rank_timeout)
@@ -352,7 +354,8 @@ def _evaluate(
 ) -> None:
     watch = prepare(threads, progress)
     from hamward.config import from_mapping
-    from hamward.evaluation.runs import EvaluateConfig, evaluate_run
+    from hamward.evaluation.configs import EvaluateConfig
+    from hamward.evaluation.runs import evaluate_run
 
     values = {
         "victims": victims,

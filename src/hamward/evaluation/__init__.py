@@ -1,6 +1,7 @@
 """Evaluation: from victims and attacks to run folders, tables and reports."""
 
 from hamward.evaluation.candidates import Candidates
+from hamward.evaluation.configs import EvaluateConfig, HardenConfig, ModelConfig, TrainConfig
 from hamward.evaluation.demo import DemoResult, demo_run
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
 from hamward.evaluation.exporting import (
@@ -12,20 +13,10 @@ from hamward.evaluation.exporting import (
     import_run,
 )
 from hamward.evaluation.report import write_report
-from hamward.evaluation.runs import (
-    EvaluateConfig,
-    HardenConfig,
-    ModelConfig,
-    TrainConfig,
-    evaluate_run,
-    harden_run,
-    load_victim,
-    make_attack,
-    report_run,
-    train_run,
-)
+from hamward.evaluation.runs import evaluate_run, load_victim, make_attack, report_run
 from hamward.evaluation.scoring import validation_scores
 from hamward.evaluation.table import markdown_table
+from hamward.evaluation.training_runs import harden_run, train_run
 
 __all__ = [
     "CLEAN",

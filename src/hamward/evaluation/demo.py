@@ -6,17 +6,10 @@ from typing import Any
 
 from hamward.artifacts import RunFolder
 from hamward.config import to_mapping
+from hamward.evaluation.configs import EvaluateConfig, HardenConfig, ModelConfig, TrainConfig
 from hamward.evaluation.evaluate import Evaluation
-from hamward.evaluation.runs import (
-    EvaluateConfig,
-    HardenConfig,
-    ModelConfig,
-    TrainConfig,
-    evaluate_run,
-    harden_run,
-    report_run,
-    train_run,
-)
+from hamward.evaluation.runs import evaluate_run, report_run
+from hamward.evaluation.training_runs import harden_run, train_run
 from hamward.progress import SILENT, Progress
 from hamward.training import FitConfig
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from hamward.artifacts import RunFolder, read_json, write_atomically
 from hamward.codes import binarize
 from hamward.config import to_mapping
-from hamward.data import RetrievalData, load_data
+from hamward.data import RetrievalData
 from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation.card import model_card, write_card
-from hamward.evaluation.runs import data_of, items_digest, load_victim
+from hamward.evaluation.runs import data_of, items_digest, load_victim, open_data
 from hamward.models import HashModel, frozen, wrap_onnx
 from hamward.models.onnx_files import OPSET, OnnxEncoder, words_digest, write_onnx
 from hamward.models.storage import load_model, onnx_file, save_onnx_model
@@ -178,7 +178,7 @@ def import_run(
     options = dict(config.data_options)
     if "image" in encoders and encoders["image"].shape[-1] is not None:
         options.setdefault("image_side", encoders["image"].shape[-1])
-    data = load_data(config.data, **options)
+    data = open_data(config.data, options)
     if "text" in encoders:
         _check_words(encoders["text"], data, Path(config.words) if config.words else None)
     model = wrap_onnx(

@@ -9,7 +9,8 @@ from typing import Any
 from hamward.artifacts import RunFolder, read_json, write_json
 from hamward.config import to_mapping
 from hamward.errors import ConfigError
-from hamward.evaluation.runs import TrainConfig, train_run
+from hamward.evaluation.configs import TrainConfig
+from hamward.evaluation.training_runs import train_run
 from hamward.progress import SILENT, Progress
 
 __all__ = ["train_seeds"]
