@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hamward.attacks import Goal, ascend
 from hamward.attacks.budget import Budget
+from hamward.attacks.options import StepOptions
 from hamward.attacks.stepping import adam, annealing, momentum, pursue, sign_steps, unit_steps
 from hamward.models import HashModel, Victim
 
@@ -105,17 +106,12 @@ def test_alpha_scales_what_the_loss_sees_and_penalty_holds_back(model64: HashMod
 
 
 def test_random_starts_belong_to_the_item(model64: HashModel) -> None:
-    class Still:
-        steps, step_size, random_start = 0, 0.1, True
-
-        def budget(self, modality: str) -> Budget:
-            return Budget(eps=0.1)
-
+    still = StepOptions(text_eps=0.1, steps=0, step_size=0.1, random_start=True)
     x = torch.full((4, 12), 0.5, dtype=torch.float64)
     goal = Goal(modality="text", anchor=torch.ones(4, 16, dtype=torch.int8))
     ids = torch.tensor([3, 9, 5, 3])
     made = pursue(
-        Still(),
+        still,
         Victim(model=model64),
         x,
         goal,

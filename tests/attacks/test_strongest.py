@@ -95,7 +95,7 @@ def test_no_query_gets_better_and_single_goals_are_weaker(
     clean = score(model, data, modality, None)
     ensemble = score(model, data, modality, Strongest(eps=EPS, steps=12, **FEATURES))
     assert (ensemble <= clean + 1e-12).all()
-    for single in (OwnCode(eps=EPS, text_eps=0.3, steps=12), CgAT(eps=EPS, text_eps=0.3)):
+    for single in (OwnCode(eps=EPS, text_eps=0.3, steps=12), CgAT(eps=EPS, text_eps=0.3, steps=12)):
         assert ensemble.mean() <= score(model, data, modality, single).mean() + 1e-3
     assert ensemble.mean() < clean.mean() - 0.1
 
