@@ -2,7 +2,8 @@
 
     python benchmarks/table_victims.py --out runs/victims --seeds 0 1 2
 
-Resumes. Scores are on the queries; epochs were chosen on validation items.
+Resumes, so that parts of it (--recipes, --seeds) can run side by side and be printed together by
+a last call. Scores are on the queries; epochs were chosen on validation items.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from hamward.process import tune_process
 tune_process()
 
 from hamward.artifacts import read_json  # noqa: E402
+from hamward.cli.settings import assemble  # noqa: E402
 from hamward.config import from_mapping  # noqa: E402
 from hamward.evaluation import TrainConfig, train_run  # noqa: E402
 from hamward.progress import progress_of  # noqa: E402
-from hamward.recipes import merged, read_recipe, recipe_names  # noqa: E402
+from hamward.recipes import recipe_names  # noqa: E402
 
 
 def main() -> None:
@@ -27,8 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipes", nargs="+")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--image-network")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over recipes")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -37,12 +38,8 @@ def main() -> None:
     for name in arguments.recipes or ours:
         cards = []
         for seed in arguments.seeds:
-            over: dict[str, dict[str, object]] = {"fit": {"seed": seed}}
-            if arguments.epochs:
-                over["fit"]["epochs"] = arguments.epochs
-            if arguments.image_network:
-                over["model"] = {"image_network": arguments.image_network}
-            config = from_mapping(TrainConfig, merged(read_recipe(name), over))
+            values = assemble(None, arguments.set, {"fit.seed": seed}, {}, recipe=name)
+            config = from_mapping(TrainConfig, values)
             folder = arguments.out / f"{name}-{seed}"
             train_run(config, folder, resume=True, progress=progress_of("plain"))
             cards.append(read_json(folder / "card.json"))
