@@ -158,4 +158,5 @@ def test_no_dumping_grounds() -> None:
 def test_torch_sign_is_never_used_for_codes() -> None:
     """It gives 0 at 0; codes come from `binarize` only. A gradient's sign is another matter."""
     users = {name_of(f) for f in FILES for name, _ in calls_of(f) if re.search(r"\bsign_?$", name)}
-    assert users <= {f"hamward.attacks.{m}" for m in ("apgd", "base", "stepping")}
+    steps = {f"hamward.attacks.{m}" for m in ("apgd", "base", "stepping")}
+    assert users <= {*steps, "hamward.defenses.inner_loop"}

@@ -16,7 +16,7 @@ from hamward.attacks import CMLA, Goal, OwnCode
 from hamward.config import call_with
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES, AdversarialLearning, AdversarialObjective
-from hamward.defenses.adversarial import scaled
+from hamward.defenses.sampler import scaled
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
 from hamward.training import DCMH, FitConfig, fit

@@ -18,7 +18,7 @@ from hamward.attacks import (
 from hamward.config import call_with
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES
-from hamward.defenses.adversarial import scaled
+from hamward.defenses.sampler import scaled
 from hamward.errors import ConfigError, HamwardError
 from hamward.models import HashModel, Victim
 from hamward.training import DCMH

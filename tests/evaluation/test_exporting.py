@@ -44,15 +44,14 @@ from hamward.training import FitConfig
 
 FIT = FitConfig(epochs=1, batch_size=16)
 TRAIN = TrainConfig(
-    model=ModelConfig(code_length=16, image_network="small-resnet", text_width=32), fit=FIT
+    model=ModelConfig(code_length=16, image_network="tiny-resnet", text_width=32), fit=FIT
 )
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, data: RetrievalData) -> None:
     """Every data set is the tiny one; options are recorded, not obeyed."""
-    for place in ("runs", "exporting"):
-        monkeypatch.setattr(f"hamward.evaluation.{place}.load_data", lambda name, **options: data)
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HashModel]:
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         data = make_tiny_data()
-        for place in ("runs", "exporting"):
-            patch.setattr(f"hamward.evaluation.{place}.load_data", lambda name, **options: data)
+        patch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
         victim = train_run(TRAIN, root / "victim")
         parity = export_run(ExportConfig(victim=str(root / "victim")), root / "onnx")
     assert {m: (p.items, p.differing_bits) for m, p in parity.items()} == {
@@ -331,7 +329,7 @@ def test_a_text_file_of_ours_knows_its_words(
     folder: Path, data: RetrievalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = dataclasses.replace(data, words=tuple(reversed(data.words)))
-    monkeypatch.setattr("hamward.evaluation.exporting.load_data", lambda name, **options: other)
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: other)
     config = ImportConfig(text=str(folder / "text.onnx"), data="tiny")
     with pytest.raises(ArtifactError, match="made for other words, or another order of them"):
         import_run(config, tmp_path / "out")

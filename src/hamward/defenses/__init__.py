@@ -1,12 +1,6 @@
 """Defenses: objectives that call an attack, one file a paper."""
 
-from hamward.defenses.adversarial import (
-    DEFENSES,
-    AdversarialLearning,
-    AdversarialObjective,
-    HardeningObjective,
-    control,
-)
+from hamward.defenses.adversarial import DEFENSES, AdversarialObjective, HardeningObjective, control
 from hamward.defenses.atrdh import atrdh_training
 from hamward.defenses.cgat import cgat_training
 from hamward.defenses.cmla import cmla_learning
@@ -16,6 +10,7 @@ from hamward.defenses.multi_attack import multi_attack_training
 from hamward.defenses.overfitting import OverfittingMonitor
 from hamward.defenses.rocmr import RoCMR, rocmr
 from hamward.defenses.saat import saat_training
+from hamward.defenses.sampler import AdversarialLearning
 
 __all__ = [
     "DEFENSES",

@@ -2,14 +2,12 @@
 
 import dataclasses
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, final
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hamward.attacks import FastEdits, Goal, References
@@ -19,12 +17,8 @@ from hamward.attacks.craft import reference_codes
 from hamward.attacks.options import Form
 from hamward.codes import binarize
 from hamward.data import RetrievalData
-from hamward.defenses.adversarial import (
-    DEFENSES,
-    AdversarialLearning,
-    Sampler,
-    require_labeled_hashing,
-)
+from hamward.defenses.adversarial import DEFENSES, OverVictim
+from hamward.defenses.sampler import AdversarialLearning, require_labeled_hashing
 from hamward.defenses.texts import TextAttack, typed_edits
 from hamward.errors import ConfigError
 from hamward.losses import prototype_contrast
@@ -86,7 +80,7 @@ def class_codes(
 
 @final
 @dataclass(kw_only=True)
-class FPADObjective:
+class FPADObjective(OverVictim):
     """FPAD's second stage over a trained victim.
 
     For each modality alone, with fixed anchors A and h = tanh(u):
@@ -118,32 +112,25 @@ class FPADObjective:
         is calibrated. The published B of a class is made by stage 1's label network, here it is
         h_c in both forms. Samples are kept in half precision.
 
+    The base's loss is not used. The seed is that of ties in anchors, too.
+
     Attributes:
-        base: The objective the victim was trained with; its loss is not used.
         attack: What crafts.
-        config: Modalities, rounds and warm-up.
-        seed: Seed of the attack and of ties in anchors.
         alpha: Weight of the adversarial term.
         rectification: "off", "as-published" (inert) or "differentiable".
         adaptive: Reduce budgets.
         membership: Mean largest membership that the fuzzifier is calibrated to.
     """
 
-    base: Objective
     attack: guide.FPAD
-    config: AdversarialLearning
-    seed: int = 0
     alpha: float = 0.5
     rectification: Rectification = "differentiable"
     adaptive: bool = True
     membership: float = 0.7
     typed: FastEdits | None = None
-    sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sampler = Sampler(
-            base=self.base, attack=self.attack, config=self.config, seed=self.seed
-        )
+        super().__post_init__()
         if self.config.refresh < 1:
             raise ConfigError(f"refresh must be at least 1, got {self.config.refresh}")
         if not 0 < self.membership < 1:
@@ -155,16 +142,6 @@ class FPADObjective:
         trained = {m for phase in self.base.phases for m in modalities_in(phase)}
         return tuple(m for m in MODALITIES if m in trained)
 
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """Those of the base, the anchors, and of each modality samples and memberships."""
-        return self.base.buffers
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """Those of the base objective, which stay as they are."""
-        return self.base.modules
-
     def check_victim(self, model: HashModel, data: RetrievalData) -> None:
         """Refuse what has no codes of labeled items.
 
@@ -172,11 +149,6 @@ class FPADObjective:
             ConfigError: see `require_labeled_hashing`.
         """
         require_labeled_hashing("prototypes of classes", model, data)
-
-    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
-        """Fill the base's buffers and read the labels."""
-        self.base.start(model, data, positions)
-        self.sampler.start(model, data, positions)
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return the loss of a batch of one modality; the first of a round crafts its samples."""

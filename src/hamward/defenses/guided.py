@@ -1,29 +1,23 @@
 """Adversarial training by guiding codes: what ATRDH, CgAT and SAAT share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, final, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int8
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from hamward.attacks import Attack, Goal
+from hamward.attacks import Goal
 from hamward.attacks.options import Form, FormOptions
 from hamward.attacks.stepping import pursue, sign_steps
 from hamward.data import RetrievalData
-from hamward.defenses.adversarial import (
-    AdversarialLearning,
-    Sampler,
-    require_labeled_hashing,
-    scaled,
-)
+from hamward.defenses.adversarial import OverVictim
+from hamward.defenses.sampler import AdversarialLearning, require_labeled_hashing
 from hamward.defenses.texts import TextAttack, with_text
 from hamward.errors import ConfigError
 from hamward.losses import auto_temperature
 from hamward.models import HashModel, Victim
-from hamward.training import Objective, Phase, Step
+from hamward.training import Objective, Step
 from hamward.types import Modality
 
 __all__ = ["CodePGD", "Guide", "GuidedObjective", "guided", "retrieved"]
@@ -97,48 +91,18 @@ class Guide(Protocol):
 
 @final
 @dataclass(kw_only=True)
-class GuidedObjective:
+class GuidedObjective(OverVictim):
     """L(clean) + the guide's robust term of tanh(u) of samples crafted in every step.
 
     Codes of the training items come from the base's buffers, which the clean outputs of the step
-    have entered before, or are encoded once an epoch where it has none.
+    have entered before, or are encoded once an epoch where it has none. The attack leaves or
+    reaches the anchor of its goal; a weight of 0 in `config` crafts nothing.
 
     Attributes:
-        base: The objective the model was trained with.
         guide: Guiding code and robust term.
-        attack: What crafts; it leaves or reaches the anchor of its goal.
-        config: Modalities and warm-up; weight 0 crafts nothing.
-        seed: Seed of the attack.
     """
 
-    base: Objective
     guide: Guide
-    attack: Attack
-    config: AdversarialLearning
-    seed: int = 0
-    sampler: Sampler = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sampler = Sampler(
-            base=self.base, attack=self.attack, config=self.config, seed=self.seed
-        )
-        if self.config.warmup:
-            scaled(self.attack, 0.5)
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Those of the base objective."""
-        return self.base.phases
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """Those of the base objective and of the guide."""
-        return self.base.buffers
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """Those of the base objective."""
-        return self.base.modules
 
     def check_victim(self, model: HashModel, data: RetrievalData) -> None:
         """Refuse what has no codes of labeled items.
@@ -147,11 +111,6 @@ class GuidedObjective:
             ConfigError: see `require_labeled_hashing`.
         """
         require_labeled_hashing("guiding codes", model, data)
-
-    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
-        """Fill the base's buffers."""
-        self.base.start(model, data, positions)
-        self.sampler.start(model, data, positions)
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return the base's loss of the clean batch plus the robust term of each modality."""
@@ -175,10 +134,6 @@ class GuidedObjective:
             logits = model.logits(modality, x_adv, low_precision=True)
             total = total + self.guide.cost(torch.tanh(logits), goal)
         return total
-
-    def end_epoch(self) -> None:
-        """Update the base's buffers."""
-        self.base.end_epoch()
 
 
 def guided(

@@ -3,7 +3,8 @@
 from typing import Literal
 
 from hamward.attacks import FPAD, SAAT, Attack, AttackMixture, CgAT, OwnCode
-from hamward.defenses.adversarial import DEFENSES, AdversarialLearning, AdversarialObjective
+from hamward.defenses.adversarial import DEFENSES, AdversarialObjective
+from hamward.defenses.sampler import AdversarialLearning
 from hamward.defenses.texts import TextAttack, with_text
 from hamward.errors import ConfigError
 from hamward.training import Objective

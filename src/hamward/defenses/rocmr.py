@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hamward.attacks import Attack, InfoNCE, OwnCode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
-from hamward.defenses.adversarial import DEFENSES, AdversarialLearning
+from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.inner_loop import InnerLoop, Perturbation, Role, Variant
 from hamward.defenses.overfitting import OverfittingMonitor
+from hamward.defenses.sampler import AdversarialLearning
 from hamward.defenses.texts import TextAttack, with_text
 from hamward.errors import ConfigError
 from hamward.losses import unit_logits
