@@ -382,7 +382,7 @@ def test_edits_of_words_are_told_as_typed(tmp_path: Path) -> None:
     page = _report(tmp_path, make_evaluation(*rows))
     told = _told(*rows)
     assert told.startswith("With at most 6 words of a text inserted or deleted, as anyone can type")
-    assert "≤ 6 words edited" in page and "words edited</text>" in page
+    assert "≤ 6 words edited" in page and "words changed</text>" in page
     assert "each query is a text that a person can type" in page
     assert "Feature-space:" not in page and "attacked in feature space" not in page
     cases = page[page.index('id="gallery"') :].split("<article")[1:]
