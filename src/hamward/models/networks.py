@@ -57,7 +57,7 @@ class _Residual(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Images in [0, 1], (n, 3, H, W) -> features, (n, 256): 4 stages of 3x3 convolutions.
+    """Images in [0, 1], (n, 3, H, W) -> features, (n, 256): 4 stages of 3x3 convolutions, stride 2.
 
     For training from scratch in minutes (after He et al., CVPR 2016). Normalization to
     [-2, 2] is inside. The last number of channels is the width.
@@ -70,7 +70,7 @@ class SmallResNet(nn.Module):
     def __init__(self, *, channels: tuple[int, int, int, int] = (32, 64, 128, 256)) -> None:
         super().__init__()
         first, second, third, self.width = channels
-        self.stem = nn.Conv2d(3, first, 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(3, first, 3, 2, 1, bias=False)
         self.norm = nn.BatchNorm2d(first)
         self.stages = nn.Sequential(
             _Residual(first, second), _Residual(second, third), _Residual(third, self.width)
