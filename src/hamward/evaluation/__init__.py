@@ -1,6 +1,7 @@
 """Evaluation: from victims and attacks to run folders, tables and reports."""
 
 from hamward.evaluation.candidates import Candidates
+from hamward.evaluation.compare import Comparison, Standing, compare_runs
 from hamward.evaluation.configs import EvaluateConfig, HardenConfig, ModelConfig, TrainConfig
 from hamward.evaluation.demo import DemoResult, demo_run
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row, evaluate
@@ -13,6 +14,7 @@ from hamward.evaluation.exporting import (
     import_run,
 )
 from hamward.evaluation.report import write_report
+from hamward.evaluation.report.comparison import comparison_markdown, write_comparison
 from hamward.evaluation.runs import evaluate_run, load_victim, make_attack, report_run
 from hamward.evaluation.scoring import validation_scores
 from hamward.evaluation.table import markdown_table
@@ -21,6 +23,7 @@ from hamward.evaluation.training_runs import harden_run, train_run
 __all__ = [
     "CLEAN",
     "Candidates",
+    "Comparison",
     "Curve",
     "DemoResult",
     "EvaluateConfig",
@@ -31,7 +34,10 @@ __all__ = [
     "ModelConfig",
     "Parity",
     "Row",
+    "Standing",
     "TrainConfig",
+    "compare_runs",
+    "comparison_markdown",
     "demo_run",
     "evaluate",
     "evaluate_run",
@@ -45,5 +51,6 @@ __all__ = [
     "report_run",
     "train_run",
     "validation_scores",
+    "write_comparison",
     "write_report",
 ]

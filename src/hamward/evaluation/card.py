@@ -13,7 +13,11 @@ from torch import Tensor
 from hamward.artifacts import write_atomically, write_json
 from hamward.codes import SATURATION, binarize
 from hamward.data import RetrievalData
+from hamward.evaluation.report.figures import history_figures
+from hamward.evaluation.report.svg import sheet
+from hamward.evaluation.report.tables import history
 from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.table import aligned
 from hamward.metrics import (
     average_precision,
     bootstrap_interval,
@@ -103,8 +107,12 @@ def model_card(
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write card.json and card.md."""
+    """Write card.json and card.md, with a chart of the epochs (history.svg) if it has some."""
     write_json(folder / "card.json", card)
+    figures = history_figures({card.get("method", "model"): card.get("history", ())})
+    if figures:
+        drawn = sheet(figures[0].panels)
+        write_atomically(folder / "history.svg", lambda part: _fill(part, drawn))
     text = card_markdown(card)
     write_atomically(folder / "card.md", lambda part: _fill(part, text))
 
@@ -143,6 +151,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     for key in ("method", "options", "model", "fit", "pretrained", "hardened", "best_epoch"):
         if key in card:
             lines.append(f"| {key} | `{card[key]}` |")
+    if card.get("history"):
+        lines += ["", "## Epochs", "", aligned(*history(card["history"]))]
+        lines += ["", "Validation MAP; the best epoch was kept.", "", "![Epochs](history.svg)"]
     return "\n".join(lines) + "\n"
 
 

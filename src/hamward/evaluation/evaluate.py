@@ -13,7 +13,7 @@ from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.crafting import Job, Made, adversarial_file
 from hamward.evaluation.diagnostics import code_flags, probe_flags, row_flags
 from hamward.evaluation.pictures import check_transform
-from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row
+from hamward.evaluation.results import CLEAN, Curve, Evaluation, Flag, Row, precision_file
 from hamward.evaluation.scorer import Scorer
 from hamward.models import HashModel, Victim, read_by
 from hamward.progress import SILENT, Progress
@@ -64,7 +64,8 @@ def evaluate(
         candidates: Attack these database items instead of the queries: every row then has the MAP
             of clean queries, before (clean) or after these items were replaced.
         progress: Watches.
-        folder: Where codes and adversarial items go; finished ones found there are used.
+        folder: Where codes, adversarial items and the precision of each query go; finished items
+            found there are used.
 
     Raises:
         ConfigError: no victims, `transfer_from` is none of them, or a victim has none of the
@@ -135,6 +136,7 @@ def evaluate(
             )
         if folder is not None:
             write_tensors(folder / "codes" / f"{name}.safetensors", scorer.codes)
+            write_tensors(precision_file(folder, name), scorer.precisions)
     found = tuple(row for name in victims for row, _ in rows[name])
     order = list(victims)
     if candidates is None:  # a few items of many move MAP too little to compare rows by it

@@ -10,7 +10,7 @@ from hamward.config import from_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.types import Direction, Modality, modalities_of
 
-__all__ = ["CLEAN", "Curve", "Evaluation", "Flag", "Hubness", "Row"]
+__all__ = ["CLEAN", "Curve", "Evaluation", "Flag", "Hubness", "Row", "precision_file"]
 
 CLEAN = "none"
 
@@ -111,6 +111,11 @@ class Row:
     def counts(self) -> bool:
         """Whether the row is the figure itself, not the same items in another form beside it."""
         return self.stored != "float" and not self.stored.startswith("jpeg-")
+
+    @property
+    def key(self) -> str:
+        """Name of the row's precisions in `precision_file`; for rows that count."""
+        return f"{self.attack}/{self.crafted_on}/{self.direction}"
 
     @property
     def transfer(self) -> bool:
@@ -235,3 +240,12 @@ class Evaluation:
             )
         except (KeyError, TypeError, ConfigError) as error:
             raise ArtifactError(f"{file}: not an evaluation ({error})") from error
+
+
+def precision_file(folder: Path, victim: str) -> Path:
+    """Return where an evaluation keeps the average precision of each query of one victim.
+
+    One float64 tensor (q,) for each row that counts, by `Row.key`, in the order of the queries;
+    NaN for a query without relevant items. The mean of the others is the row's MAP.
+    """
+    return folder / "precision" / f"{victim}.safetensors"

@@ -49,7 +49,7 @@ _PRECISION_AT = (1, 5, 10, 20, 50, 100, 200, 500)
 
 @dataclass(kw_only=True)
 class Scorer:
-    """Codes of one victim, and the rows they give."""
+    """Codes of one victim, the rows they give, and what these are the means of (`Row.key`)."""
 
     name: str
     model: HashModel
@@ -58,6 +58,7 @@ class Scorer:
     transforms: tuple[str, ...] = ()
     candidates: Candidates | None = None
     codes: dict[str, Tensor] = field(default_factory=dict)
+    precisions: dict[str, Tensor] = field(default_factory=dict)
     chances: dict[str, float] = field(default_factory=dict)
 
     def clean(self) -> Iterator[tuple[Row, Curve]]:
@@ -166,7 +167,8 @@ class Scorer:
                 flips, known = _differing(codes, known[rows]), known.index_copy(0, rows, codes)
         counts = counts_of(self.data, asked, known, query=query, database=database)
         score = mean_average_precision(counts)
-        low, high = bootstrap_interval(average_precision(counts), seed=self.seed)
+        precision = average_precision(counts)
+        low, high = bootstrap_interval(precision, seed=self.seed)
         if direction not in self.chances:
             self.chances[direction] = chance_map(counts).value
         targeted = None if target_label is None else self._reached(asked, direction, target_label)
@@ -206,6 +208,8 @@ class Scorer:
             role=self.candidates.role if self.candidates else "query",
             hubness=hubness,
         )
+        if row.counts:
+            self.precisions[row.key] = torch.from_numpy(precision)
         return row, _curve(counts)
 
     def _reached(self, codes: Tensor, direction: Direction, target_label: Tensor) -> DistanceCounts:

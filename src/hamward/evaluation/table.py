@@ -6,6 +6,7 @@ from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
 from hamward.types import DIRECTIONS, Direction
 
 __all__ = [
+    "aligned",
     "flag_lines",
     "hubness_cells",
     "hubness_header",
@@ -55,7 +56,11 @@ def table_cells(
 
 def markdown_table(evaluation: Evaluation, directions: Sequence[Direction] | None = None) -> str:
     """Return the table in Markdown, columns aligned for reading as plain text."""
-    header, body = table_cells(evaluation, directions)
+    return aligned(*table_cells(evaluation, directions))
+
+
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown with columns of equal width."""
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -292,7 +292,9 @@ def _finish(
     save_model(run.path, model, **facts)
     if fitted.objective:
         write_tensors(run.path / "objective.safetensors", fitted.objective)
-    card = model_card(model, data, {**facts, "best_epoch": fitted.best_epoch})
+    card = model_card(
+        model, data, {**facts, "best_epoch": fitted.best_epoch, "history": fitted.history}
+    )
     write_card(run.path, card)
     write_table(
         run.path / "history.parquet",

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 from markupsafe import Markup
 
-__all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks"]
+__all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks", "sheet"]
 
 _LEFT, _TOP, _BOTTOM, _RIGHT = 40, 46, 40, 12
 _CHARACTER = 6.3
@@ -106,6 +107,41 @@ def draw(panel: Panel) -> Markup:
         "<title>{alt}</title>"
     ).format(w=panel.width, h=panel.height, most=round(_LARGEST * panel.width), alt=panel.alt)
     return head + Markup("").join(parts) + Markup("</svg>")
+
+
+def sheet(
+    panels: Sequence[Markup], *, columns: int = 2, width: int = 460, height: int = 300
+) -> str:
+    """Return drawn panels of one size as an SVG file that needs nothing else.
+
+    Args:
+        panels: From `draw`.
+        columns: Panels in a row.
+        width: Of a panel, as it was drawn.
+        height: Of a panel.
+    """
+    style = (resources.files("hamward.evaluation.report") / "chart.css").read_text("utf-8")
+    gap, columns = 24, min(columns, len(panels))
+    size = (
+        columns * (width + gap) + gap,
+        math.ceil(len(panels) / columns) * (height + gap) + gap,
+    )
+    placed = Markup("").join(
+        Markup('<svg x="{}" y="{}" width="{}" height="{}">{}</svg>').format(
+            gap + i % columns * (width + gap),
+            gap + i // columns * (height + gap),
+            width,
+            height,
+            panel,
+        )
+        for i, panel in enumerate(panels)
+    )
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" '
+        f'width="{size[0]}" height="{size[1]}" font-family="sans-serif">'
+    )
+    back = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
+    return f"{head}<style>{style}</style>{back}{placed}</svg>\n"
 
 
 class _Frame:

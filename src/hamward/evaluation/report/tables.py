@@ -1,6 +1,6 @@
 """The tables of a report as values, for the page and for Markdown alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from hamward.evaluation.report.wording import budget, reader_name, score
 from hamward.evaluation.table import hubness_cells, hubness_header
 from hamward.types import Direction
 
-__all__ = ["Column", "Grid", "Rounding", "flat", "grids", "hubness", "roundings"]
+__all__ = ["Column", "Grid", "Rounding", "flat", "grids", "history", "hubness", "roundings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,21 @@ def hubness(findings: Findings) -> tuple[list[str], list[list[str]]] | None:
         for row in rows
     ]
     return [*header, *hubness_header(rows[0])], lines
+
+
+def history(epochs: Sequence[Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of a training: loss, seconds and validation MAP of each epoch."""
+    scores = [k for k in (epochs[0] if epochs else {}) if k not in ("epoch", "loss", "seconds")]
+    lines = [
+        [
+            f"{e['epoch']:g}",
+            f"{e['loss']:.4g}",
+            f"{e['seconds']:.0f}",
+            *(score(e[k]) for k in scores),
+        ]
+        for e in epochs
+    ]
+    return ["epoch", "loss", "seconds", *(k.replace("_", " ") for k in scores)], lines
 
 
 def flat(value: Mapping[str, Any], *, path: str = "") -> list[tuple[str, str]]:

@@ -1,9 +1,11 @@
 """Numbers as a reader sees them: budgets, shares and names, the same everywhere."""
 
-from hamward.evaluation.evaluate import Row
-from hamward.types import Direction
+from typing import Protocol, runtime_checkable
 
-__all__ = ["budget", "in_levels", "interval", "percent", "reader_name", "score"]
+from hamward.evaluation.evaluate import Row
+from hamward.types import Direction, Modality
+
+__all__ = ["Bounded", "budget", "in_levels", "interval", "percent", "reader_name", "score"]
 
 _NAMES: dict[Direction, str] = {
     "i2t": "image-to-text",
@@ -11,6 +13,26 @@ _NAMES: dict[Direction, str] = {
     "i2i": "image-to-image",
     "t2t": "text-to-text",
 }
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """What has a budget: a row, or a threat."""
+
+    @property
+    def norm(self) -> str:
+        """Norm of the budget."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Its size."""
+        ...
+
+    @property
+    def attacked(self) -> Modality:
+        """Modality of the attacked items."""
+        ...
 
 
 def reader_name(direction: Direction) -> str:
@@ -56,8 +78,8 @@ def in_levels(value: float) -> str:
     return f"{near}/255" if abs(levels - near) < 1e-3 else f"{levels:.3g}/255"
 
 
-def budget(row: Row) -> str:
-    """Return the budget of a row with its unit and norm."""
+def budget(row: Bounded) -> str:
+    """Return the budget of a row or threat with its unit and norm."""
     if row.norm in ("edits", "substitutions"):
         done = "edited" if row.norm == "edits" else "replaced"
         return f"≤ {row.eps:g} word{'s' if row.eps != 1 else ''} {done}"

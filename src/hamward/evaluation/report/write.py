@@ -25,7 +25,7 @@ from hamward.evaluation.report.tables import flat, grids, hubness, roundings
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality, modalities_of
 
-__all__ = ["write_report"]
+__all__ = ["plain", "write_report"]
 
 _CASES: dict[Modality, int] = {"image": 6, "text": 4}
 
@@ -89,9 +89,9 @@ def write_report(
         {
             "title": title,
             "headline": sentences(findings),
-            "protocol": _plain(evaluation.protocol),
-            "rows": [_plain(asdict(row)) for row in evaluation.rows],
-            "flags": [_plain(asdict(flag)) for flag in evaluation.flags],
+            "protocol": plain(evaluation.protocol),
+            "rows": [plain(asdict(row)) for row in evaluation.rows],
+            "flags": [plain(asdict(flag)) for flag in evaluation.flags],
             "gallery": [
                 {
                     "direction": e.direction,
@@ -101,7 +101,7 @@ def write_report(
                 }
                 for e in exhibits
             ],
-            "facts": _plain(facts),
+            "facts": plain(facts),
         },
     )
     _write(file, page)
@@ -193,12 +193,12 @@ def _size(value: float, direction: str) -> str:
     return wording.in_levels(value) if direction[0] == "i" else f"{value:.3g}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what JSON can hold: other objects as text, numbers that are not finite as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
