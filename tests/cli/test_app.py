@@ -76,6 +76,12 @@ def test_train_harden_attack_evaluate(run: Run, victim: Path, tmp_path: Path) ->
     assert "victim: random-noise, text: 1/1" in err, "progress goes to the error stream"
     rows = json.loads((tmp_path / "both" / "results.json").read_text())["rows"]
     assert {r["crafted_on"] for r in rows if r["victim"] == "victim"} == {"victim", "hard"}
+    code, out, err = run("compare", str(tmp_path / "both"), "--out", str(tmp_path / "compared"))
+    assert code == 0, err
+    assert "| i2t, l∞ ≤ 4/255" in out and " from hard " in out
+    compared = json.loads((tmp_path / "compared" / "compare.json").read_text())
+    assert compared["per_query"] and compared["victims"][1]["cost"] > 1
+    assert compared["victims"][1]["history"][0]["attacked_i2t"] > 0
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,8 @@ def test_train_harden_attack_evaluate(run: Run, victim: Path, tmp_path: Path) ->
         ("evaluate VICTIM --out OUT --batch-size 0", "batch_size must be at least 1, got 0"),
         ("evaluate VICTIM --out OUT --transfer-from x", "transfer_from must be one of ['victim']"),
         ("report NONE", "NONE: no run folder"),
+        ("compare NONE", "NONE: no evaluation, and none in it"),
+        ("compare", "give at least one run folder of an evaluation"),
         ("list cmal", "did you mean 'cmla'"),
         ("data info openclipart", "did you mean 'openclipart27'"),
         ("data info openclipart27 --image-sid 32", "image_side"),

@@ -1,6 +1,7 @@
 """Cards: the same MAP as an evaluation, and statistics by hand."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -28,6 +29,21 @@ def test_scores_are_those_of_an_evaluation(
     assert read_json(tmp_path / "card.json")["scores"] == card["scores"]
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert f"| i2t | {card['scores']['i2t']['map']:.3f} |" in text and "# dcmh, 16 bits" in text
+
+
+def test_epochs_are_tabled_and_drawn(model: HashModel, data: RetrievalData, tmp_path: Path) -> None:
+    epochs = [
+        {"epoch": i, "loss": 1 / i, "seconds": 2.0, "i2t": 0.1 * i, "attacked_i2t": 0.05 * i}
+        for i in (1, 2)
+    ]
+    card = model_card(model, data, {"method": "dcmh", "items_digest": "", "history": epochs})
+    write_card(tmp_path, card)
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "| 2     | 0.5  | 2       | 0.200 | 0.100        |" in text
+    svg = (tmp_path / "history.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(svg)
+    lines = [e.get("class") for e in root.iter() if "line" in str(e.get("class")).split()]
+    assert lines == ["line v0", "line v0 dashed"]
 
 
 def test_code_statistics_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Comparisons: recovered shares by hand, the worst case query by query, what is refused."""
 
 import dataclasses
+import runpy
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -98,7 +99,7 @@ def test_shares_losses_and_costs_by_hand(tmp_path: Path) -> None:
     # The chain: 30 s of one process, then 30 s of two.
     assert training_seconds(tmp_path / "hardened") == 30 + 60
     assert [v.cost for v in made.victims] == [1, 3]
-    assert made.ensemble and made.per_query and made.base == "undefended"
+    assert not made.outside and made.per_query and made.base == "undefended"
     text = comparison_markdown(made)
     line = next(x for x in text.splitlines() if "| hardened" in x)
     assert [c.strip() for c in line.split("|")[1:-1]] == [
@@ -177,7 +178,8 @@ def test_doubts_mark_a_defense_as_masking(tmp_path: Path) -> None:
 def test_without_the_ensemble_it_says_so_and_noise_is_no_attack(tmp_path: Path) -> None:
     noise = [make_row("undefended", "random-noise", "i2t", 0.05)]
     made = compare_runs([write_run(tmp_path / "run", *pair("own-code"), *noise)])
-    assert not made.ensemble and "robust MAP is an upper bound" in comparison_markdown(made)
+    assert made.outside == tuple(made.threats())
+    assert "only an upper bound: i2t, l∞ ≤ 8/255." in comparison_markdown(made)
     assert made.standings[0].robust == 0.1 and made.standings[0].attacks == ("own-code",)
 
 
@@ -209,6 +211,24 @@ def test_files_hold_the_tables_and_charts_of_all_budgets(tmp_path: Path) -> None
     assert len(titles) == 5 and "image-to-text, linf" in titles and titles[-1] == "undefended"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "compare.json", "compare.md", "compare.svg",
+    ]  # fmt: skip
+
+
+def test_the_table_of_defenses_spreads_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hamward.process.tune_process", lambda: True)
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "table_defenses.py"))
+    made = []
+    for seed, robust in enumerate((0.3, 0.5)):
+        rows = pair()
+        rows[-1] = dataclasses.replace(rows[-1], map=robust)
+        folder = write_run(tmp_path / f"seed-{seed}" / "run", *rows, seed=seed)
+        made.append(compare_runs([folder]))
+    line = script["defense_table"](made).splitlines()[-1]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == [
+        "i2t, l∞ ≤ 8/255", "hardened", "0.550 ± 0.000", "0.400 ± 0.141", "", "60% ± 28%",
+        "+0.050 ± 0.000", "", "clear",
     ]  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def test_train_harden_evaluate(tmp_path: Path, data: RetrievalData) -> None:
         "card.json",
         "card.md",
         "history.parquet",
+        "history.svg",
         "model.json",
         "model.safetensors",
         "run.json",

@@ -96,8 +96,8 @@ class Comparison:
         standings: By threat, then victim.
         per_query: Whether `robust` takes the worst attack of each query. Otherwise some
             evaluation keeps no precision per query, and it is the lowest MAP of one attack.
-        ensemble: Whether `strongest` is among the attacks of every threat; without it, robust
-            MAP is an upper bound.
+        outside: Threats whose attacks `strongest` is not among: robust MAP is only an upper bound
+            there.
         protocol: What the evaluations share.
         runs: Their folders.
     """
@@ -106,7 +106,7 @@ class Comparison:
     victims: tuple[VictimFacts, ...]
     standings: tuple[Standing, ...]
     per_query: bool
-    ensemble: bool
+    outside: tuple[Threat, ...]
     protocol: dict[str, Any]
     runs: tuple[str, ...]
 
@@ -176,9 +176,10 @@ def compare_runs(folders: Sequence[Path], *, base: str | None = None) -> Compari
         ),
         standings=tuple(standings),
         per_query=per_query,
-        ensemble=all(
-            any(case.kind == "Strongest" for case in victims[chosen].own[threat])
+        outside=tuple(
+            threat
             for threat in order
+            if all(case.kind != "Strongest" for case in victims[chosen].own[threat])
         ),
         protocol={k: v for k, v in runs[0].evaluation.protocol.items() if k not in OF_A_VICTIM},
         runs=tuple(str(run.folder) for run in runs),

@@ -206,6 +206,7 @@ def fit(
                 best_state = state_of(model, objective, own)
         if ranks.rank == 0:
             kept.save(fitted, best_state)
+            progress.say(f"{label}: {_told(row)}")
         losses, start = [], time.monotonic()
     model.load_state_dict(part_of(best_state, "model"))
     fitted.objective = {k: v for k, v in best_state.items() if not k.startswith("model/")}
@@ -264,6 +265,11 @@ def _is_best(row: dict[str, float], objective: Objective, fitted: Fitted, *, lab
         log.warning("%s: stopped after epoch %d: %s", label, row["epoch"], verdict)
         return False
     return not fitted.best or row["select"] > fitted.best["select"]
+
+
+def _told(row: Mapping[str, float]) -> str:
+    scores = (f"{name} {value:.3f}" for name, value in row.items() if name != "epoch")
+    return f"epoch {row['epoch']}: {', '.join(scores)}"
 
 
 def _verdict(objective: Objective, fitted: Fitted) -> str:

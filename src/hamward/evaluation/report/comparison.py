@@ -130,8 +130,9 @@ def _notes(comparison: Comparison) -> list[str]:
         "masking: a doubt is raised about this defense (docs/diagnostics.md), so that its robust "
         "MAP is no evidence.",
     ]
-    if not comparison.ensemble:
-        notes.insert(2, "`strongest` is not among the attacks: robust MAP is an upper bound.")
+    if comparison.outside:
+        named = "; ".join(map(threat_name, comparison.outside))
+        notes.insert(2, f"without `strongest`, so that robust MAP is only an upper bound: {named}.")
     return [f"- {note}" for note in notes]
 
 
