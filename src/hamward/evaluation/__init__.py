@@ -12,6 +12,7 @@ from hamward.evaluation.exporting import (
     export_run,
     import_run,
 )
+from hamward.evaluation.purifying import PurifyConfig, purify_run
 from hamward.evaluation.report import write_report
 from hamward.evaluation.runs import evaluate_run, load_victim, make_attack, report_run
 from hamward.evaluation.scoring import validation_scores
@@ -30,6 +31,7 @@ __all__ = [
     "ImportConfig",
     "ModelConfig",
     "Parity",
+    "PurifyConfig",
     "Row",
     "TrainConfig",
     "demo_run",
@@ -42,6 +44,7 @@ __all__ = [
     "load_victim",
     "make_attack",
     "markdown_table",
+    "purify_run",
     "report_run",
     "train_run",
     "validation_scores",
