@@ -61,7 +61,8 @@ def item_normal(
 ) -> Tensor:
     """Draw standard normal numbers per item; see `item_uniform`."""
     uniform = item_uniform(ids, shape, seed=seed, stream=stream)
-    return torch.special.ndtri(uniform.clamp_min(2.0**-54))
+    normal: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54))
+    return normal
 
 
 def content_ids(x: Tensor) -> Int64[Tensor, " n"]:

@@ -315,7 +315,9 @@ def report(
 def list_(
     what: Annotated[
         str | None,
-        Parameter(help="attacks, defenses, purifiers, victims, data, or a method, for its options."),
+        Parameter(
+            help="attacks, defenses, purifiers, victims, data, or a method, for its options."
+        ),
     ] = None,
     *,
     published: Annotated[

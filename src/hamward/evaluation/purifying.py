@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hamward.artifacts import RunFolder, read_json, write_atomically
+from hamward.artifacts import RunFolder, read_json, read_tensors, write_tensors
 from hamward.config import call_with, to_mapping
 from hamward.errors import ConfigError
 from hamward.evaluation.card import model_card, write_card
@@ -58,14 +58,9 @@ def purify_run(
     kept = {k: v for k, v in facts.items() if k not in ("schema_version", "spec")}
     save_model(out, made, **kept)
     if (source / _OBJECTIVE).exists():  # a defense may go on from there
-        content = (source / _OBJECTIVE).read_bytes()
-        write_atomically(out / _OBJECTIVE, lambda part: _fill(part, content))
+        write_tensors(out / _OBJECTIVE, read_tensors(source / _OBJECTIVE))
     progress.say(f"{out.name}: scoring {data.name}")
     stored = read_json(out / "model.json")
     write_card(out, model_card(made, data, {**kept, "purifiers": stored["purifiers"]}))
     run.finish(data_digest=facts["data_digest"])
     return made
-
-
-def _fill(part: Path, content: bytes) -> None:
-    part.write_bytes(content)

@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         necked: Tensor = self.neck(features.to(dtype))
         if self.purifier is None or self.purifier.votes == 1:
             return necked
-        return necked.unflatten(0, (n, self.purifier.votes)).mean(1)
+        return necked.view(n, self.purifier.votes, necked.shape[1]).mean(1)
 
     def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
         logits: Tensor = self.head(self.features(x, low_precision=low_precision))

@@ -3,7 +3,7 @@
 A text transformer's configuration and tokenizer lie in the folder `text` beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
             text = folder / _TEXT if spec.text_network in TEXT_TRANSFORMERS else None
             # Leaves the global random stream alone.
             model = build_hash_model(spec, seed=0, text_folder=text)
-            for modality, values in facts.get("purifiers", {}).items():
-                model = model.purified(_purifier(values, path=f"purifiers.{modality}."))
+            for purifier in _purifiers(facts.get("purifiers", {})):
+                model = model.purified(purifier)
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
     if "onnx" in facts:
@@ -110,12 +110,15 @@ def _described(purifier: Purifier) -> dict[str, Any]:
     return {"name": names[0], **to_mapping(purifier)}
 
 
-def _purifier(values: Any, *, path: str) -> Purifier:
-    if not isinstance(values, Mapping) or "name" not in values:
-        raise ConfigError(f"{path.rstrip('.')} must be a table with a name, got {values!r}")
-    options = {k: v for k, v in values.items() if k != "name"}
-    made: Purifier = call_with(PURIFIERS[values["name"]].make, options, path=path)
-    return made
+def _purifiers(described: Any) -> Iterator[Purifier]:
+    if not isinstance(described, Mapping):
+        raise ConfigError(f"purifiers must be a table, got {described!r}")
+    for modality, values in described.items():
+        path = f"purifiers.{modality}"
+        if not isinstance(values, Mapping) or "name" not in values:
+            raise ConfigError(f"{path} must be a table with a name, got {values!r}")
+        options = {k: v for k, v in values.items() if k != "name"}
+        yield call_with(PURIFIERS[values["name"]].make, options, path=f"{path}.")
 
 
 def _load_onnx(folder: Path, spec: ModelSpec, digests: Mapping[Modality, str]) -> HashModel:
