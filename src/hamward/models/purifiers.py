@@ -76,6 +76,9 @@ def _straight_through(made: Tensor, x: Tensor) -> Tensor:
 class Jpeg:
     """JPEG by Pillow, colors at half the resolution (4:2:0), as most files are.
 
+    The identity is a coarse gradient of what JPEG averages away: attacks need more steps here, 50
+    or more, and `not-converged` says so.
+
     Attributes:
         quality: 1 to 95.
         adaptive: Straight-through gradient; without, none passes.
