@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from hamward.random import item_uniform, permutation, stream_seed
+from hamward.random import content_ids, item_normal, item_uniform, permutation, stream_seed
 
 IDS = torch.tensor([5, 0, -3, 2**62, -(2**63), 1_000_000_007])
 
@@ -76,3 +76,23 @@ def test_permutations_follow_seed_and_stream_and_leave_the_global_stream() -> No
     assert not torch.equal(first, permutation(50, seed=1, stream="b"))
     item_uniform(IDS, (4,), seed=1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_normal_noise_has_the_moments_of_a_normal() -> None:
+    values = item_normal(torch.arange(2000), (50,), seed=3, stream="n").flatten()
+    assert torch.isfinite(values).all()
+    moments = [float((values**power).mean()) for power in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 3], abs=0.08)  # over four standard deviations
+
+
+def test_ids_by_content_tell_levels_and_places_apart_and_nothing_else() -> None:
+    x = torch.randint(0, 256, (300, 3, 4, 4), generator=torch.Generator().manual_seed(0)) / 255
+    x[1], x[2], x[3] = x[0], x[0].flip(2), x[0].flip(0)
+    x[4] = x[0]
+    x[4, 2, 3, 3] = (x[4, 2, 3, 3] * 255 + 1) % 256 / 255
+    ids = content_ids(x)
+    assert ids[0] == ids[1] and len(ids.unique()) == 299
+    assert torch.equal(content_ids(x.double() + 0.4 / 255), ids)
+    assert torch.equal(content_ids(x[[7, 2]]), ids[[7, 2]])
+    pinned = content_ids(torch.tensor([[0.0, 1.0]]))
+    assert pinned.tolist() == [8320949064249338780]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["item_uniform", "permutation", "seeded", "stream_seed"]
+__all__ = ["content_ids", "item_normal", "item_uniform", "permutation", "seeded", "stream_seed"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -54,6 +54,30 @@ def item_uniform(
     bits = _mix(keys[:, None] + counter[None, :] * _GOLDEN)
     uniform = _shift_right(bits, 11).to(torch.float64) * 2.0**-53
     return uniform.reshape(len(ids), *shape)
+
+
+def item_normal(
+    ids: Int64[Tensor, " n"], shape: Sequence[int], *, seed: int, stream: str = ""
+) -> Tensor:
+    """Draw standard normal numbers per item; see `item_uniform`."""
+    uniform = item_uniform(ids, shape, seed=seed, stream=stream)
+    normal: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54))
+    return normal
+
+
+def content_ids(x: Tensor) -> Int64[Tensor, " n"]:
+    """Return ids that items have by their content, where nobody knows another.
+
+    Args:
+        x: Items in [0, 1], (n, ...), told apart by their 8-bit levels: the last bits, in which
+            two batches may differ, change nothing.
+
+    Returns:
+        (n,), sums of one hash a place and level, so in no order of summation.
+    """
+    levels = torch.round(x.detach().flatten(1) * 255).to(torch.int64)
+    places = torch.arange(1, levels.shape[1] + 1, dtype=torch.int64, device=x.device)
+    return _mix(_mix(places * _GOLDEN) + levels).sum(1)
 
 
 def permutation(n: int, *, seed: int, stream: str = "") -> Int64[Tensor, " n"]:

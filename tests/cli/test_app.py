@@ -67,12 +67,19 @@ def test_train_harden_attack_evaluate(run: Run, victim: Path, tmp_path: Path) ->
     assert "| victim | own-code | 4/255 | i2t" in out and "t2i" in out
     assert "tiny: 8 queries" in out
     code, out, err = run(
+        "purify noise-vote --sigma 8/255 --votes 2 --progress none",
+        "--victim", str(victim), "--out", str(tmp_path / "noisy"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "| purifiers | `{'image': {'name': 'noise-vote', 'sigma': 0.03137" in out
+    code, out, err = run(
         "evaluate --attack own-code:eps=4/255,steps=1 --attack random-noise --queries 8",
-        str(victim), str(tmp_path / "hard"), "--out", str(tmp_path / "both"),
-        "--transfer-from", "hard", "--progress", "plain",
+        str(victim), str(tmp_path / "hard"), str(tmp_path / "noisy"),
+        "--out", str(tmp_path / "both"), "--transfer-from", "hard", "--progress", "plain",
     )  # fmt: skip
     assert code == 0, err
     assert "| hard   | random-noise | 8/255 | i2t" in out
+    assert "| noisy  | own-code     | 4/255 | i2t" in out
     assert "victim: random-noise, text: 1/1" in err, "progress goes to the error stream"
     rows = json.loads((tmp_path / "both" / "results.json").read_text())["rows"]
     assert {r["crafted_on"] for r in rows if r["victim"] == "victim"} == {"victim", "hard"}
@@ -104,6 +111,11 @@ def test_train_harden_attack_evaluate(run: Run, victim: Path, tmp_path: Path) ->
         ("harden cmal --victim VICTIM --out OUT", "unknown defense 'cmal': did you mean 'cmla'"),
         ("harden cmla --victim VICTIM --out OUT --eps 8", "did you mean 8/255"),
         ("harden cmla --victim NONE --out OUT", "NONE: no run folder"),
+        ("purify jpg --victim VICTIM --out OUT", "unknown purifier 'jpg': did you mean 'jpeg'"),
+        (
+            "purify jpeg --victim VICTIM --out OUT --quality 99",
+            "quality must be in [1, 95], got 99",
+        ),
         ("attack own-cod --victim VICTIM --out OUT", "did you mean 'own-code'"),
         ("attack own-code --victim VICTIM --out OUT --eps 8", "got 8 (did you mean 8/255?)"),
         ("attack own-code --victim VICTIM --out OUT --epss 0.1", "did you mean 'eps'"),
@@ -263,6 +275,8 @@ def test_lists_show_methods_and_options(run: Run) -> None:
     assert "attack cmla" in out and "defense cmla" in out, "one name, two kinds"
     assert "--text-learning-rate" in out and "10/255" in out and "--refresh" in out
     assert "Differs:" in out, "the reader learns what is not as published"
+    code, out, _ = run("list noise-vote")
+    assert code == 0 and "purifier noise-vote" in out and "--sigma" in out
     code, out, _ = run("list saat")
     assert code == 0 and "eps: Image radius in [0, 1]." in out, "shared options are described"
 

@@ -12,11 +12,11 @@ from hamward.artifacts import read_tensors
 from hamward.attacks import OwnCode, TagEdits
 from hamward.data import RetrievalData, Split
 from hamward.data.folder import read_folder
+from hamward.data.pictures import as_jpeg
 from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation import evaluate
 from hamward.evaluation.evaluate import adversarial_file
 from hamward.evaluation.pictures import (
-    as_jpeg,
     check_transform,
     edited_texts,
     read_pictures,

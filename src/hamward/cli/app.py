@@ -29,6 +29,7 @@ from hamward.cli.parameters import (
     Transforms,
     prepare,
 )
+from hamward.cli.purify_command import purify
 from hamward.cli.settings import (
     assemble,
     attack_options,
@@ -52,6 +53,7 @@ app = App(
 app.command(data_app)
 app.command(export)
 app.command(import_, name="import")
+app.command(purify)
 
 
 @app.command
@@ -338,7 +340,9 @@ def compare(
 def list_(
     what: Annotated[
         str | None,
-        Parameter(help="attacks, defenses, victims, data, or one method's name for its options."),
+        Parameter(
+            help="attacks, defenses, purifiers, victims, data, or a method, for its options."
+        ),
     ] = None,
     *,
     published: Annotated[

@@ -36,12 +36,14 @@ def show(what: str | None, *, published: bool = False, runs: tuple[Path, ...] = 
     from hamward.attacks import ATTACKS
     from hamward.defenses import DEFENSES
     from hamward.evaluation.published import our_maps
+    from hamward.models import PURIFIERS
     from hamward.training import OBJECTIVES
 
     tables: dict[str, Mapping[str, Entry[Any]]] = {
         "victims": OBJECTIVES,
         "attacks": ATTACKS,
         "defenses": DEFENSES,
+        "purifiers": PURIFIERS,
     }
     console = Console()
     if what in (None, "data"):

@@ -1,15 +1,21 @@
-"""One picture: from a file's bytes to a square of pixels."""
+"""Pictures: from a file's bytes to a square of pixels, and through JPEG and back."""
 
 import io
 import struct
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from hamward.errors import DataError
 
-__all__ = ["open_picture", "square"]
+__all__ = ["JPEG_QUALITIES", "as_jpeg", "open_picture", "square"]
+
+JPEG_QUALITIES = range(1, 96)
+"""Above 95 Pillow's files only grow."""
 
 _DRAFT_GAP = 2
 
@@ -54,3 +60,17 @@ def square(picture: Image.Image, side: int) -> NDArray[np.uint8]:
         (side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)
     )
     return np.asarray(small).transpose(2, 0, 1)
+
+
+def as_jpeg(x: Float[Tensor, "n 3 h w"], quality: int) -> Float[Tensor, "n 3 h w"]:
+    """Return pictures in [0, 1] after one JPEG encoding and decoding (4:2:0, as most files are)."""
+    levels = torch.round(x * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    made = []
+    for pixels in levels:
+        held = io.BytesIO()
+        Image.fromarray(pixels).save(held, "JPEG", quality=quality, subsampling="4:2:0")
+        with Image.open(held) as image:
+            made.append(np.asarray(image.convert("RGB")))
+    if not made:
+        return x
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).to(x) / 255

@@ -13,6 +13,7 @@ from hamward.evaluation.exporting import (
     export_run,
     import_run,
 )
+from hamward.evaluation.purifying import PurifyConfig, purify_run
 from hamward.evaluation.report import write_report
 from hamward.evaluation.report.comparison import comparison_markdown, write_comparison
 from hamward.evaluation.runs import evaluate_run, load_victim, make_attack, report_run
@@ -33,6 +34,7 @@ __all__ = [
     "ImportConfig",
     "ModelConfig",
     "Parity",
+    "PurifyConfig",
     "Row",
     "Standing",
     "TrainConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "load_victim",
     "make_attack",
     "markdown_table",
+    "purify_run",
     "report_run",
     "train_run",
     "validation_scores",

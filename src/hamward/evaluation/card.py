@@ -148,7 +148,16 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         for m, c in card["codes"].items()
     ]
     lines += ["", "## Training", "", "| key | value |", "|---|---|"]
-    for key in ("method", "options", "model", "fit", "pretrained", "hardened", "best_epoch"):
+    for key in (
+        "method",
+        "options",
+        "model",
+        "fit",
+        "pretrained",
+        "hardened",
+        "purifiers",
+        "best_epoch",
+    ):
         if key in card:
             lines.append(f"| {key} | `{card[key]}` |")
     if card.get("history"):

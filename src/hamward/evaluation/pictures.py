@@ -1,10 +1,9 @@
-"""Adversarial items as files: lossless PNG with an index, read back for the score; JPEG.
+"""Adversarial items as files: lossless PNG with an index, read back for the score.
 
 The folder is one of pictures with a table, as `hamward data prepare folder` reads it.
 """
 
 import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from hamward.artifacts import write_atomically
 from hamward.data import RetrievalData
+from hamward.data.pictures import JPEG_QUALITIES
 from hamward.data.words import bag_blocks, tokens
 from hamward.errors import ArtifactError, ConfigError
 
 __all__ = [
-    "as_jpeg",
     "check_transform",
     "edited_texts",
     "read_pictures",
@@ -145,20 +144,6 @@ def check_transform(name: str) -> int:
         ConfigError: no such transform, or a quality outside 1..95.
     """
     found = _JPEG.fullmatch(name)
-    if found is None or not 1 <= int(found[1]) <= 95:
+    if found is None or int(found[1]) not in JPEG_QUALITIES:
         raise ConfigError(f"transforms are jpeg-1 to jpeg-95 (the quality), got {name!r}")
     return int(found[1])
-
-
-def as_jpeg(stored: Float[Tensor, "n 3 h w"], quality: int) -> Float[Tensor, "n 3 h w"]:
-    """Return pictures after one JPEG encoding and decoding (4:2:0, as most files are)."""
-    levels = torch.round(stored * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    made = []
-    for pixels in levels:
-        held = io.BytesIO()
-        Image.fromarray(pixels).save(held, "JPEG", quality=quality, subsampling="4:2:0")
-        with Image.open(held) as image:
-            made.append(np.asarray(image.convert("RGB")))
-    if not made:
-        return stored
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).to(stored) / 255

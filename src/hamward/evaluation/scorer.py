@@ -18,10 +18,10 @@ from hamward.attacks import (
     measure,
 )
 from hamward.data import RetrievalData
+from hamward.data.pictures import as_jpeg
 from hamward.evaluation.candidates import Candidates, hubness_of
 from hamward.evaluation.crafting import Made
 from hamward.evaluation.pictures import (
-    as_jpeg,
     check_transform,
     edited_texts,
     read_pictures,

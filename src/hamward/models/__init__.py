@@ -3,6 +3,7 @@
 from hamward.models.hash_model import Encoder, HashModel, ModelSpec, build_hash_model, frozen
 from hamward.models.networks import IMAGE_NETWORKS
 from hamward.models.onnx_files import wrap_onnx
+from hamward.models.purifiers import PURIFIERS, BitDepth, Jpeg, NoiseVote, Purifier, WordDrop
 from hamward.models.reading import read_by
 from hamward.models.storage import load_model, save_model
 from hamward.models.victim import Access, QueryLedger, Victim
@@ -10,12 +11,18 @@ from hamward.models.wrapping import wrap
 
 __all__ = [
     "IMAGE_NETWORKS",
+    "PURIFIERS",
     "Access",
+    "BitDepth",
     "Encoder",
     "HashModel",
+    "Jpeg",
     "ModelSpec",
+    "NoiseVote",
+    "Purifier",
     "QueryLedger",
     "Victim",
+    "WordDrop",
     "build_hash_model",
     "frozen",
     "load_model",

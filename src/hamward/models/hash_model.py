@@ -1,5 +1,6 @@
 """A hash model: one encoder a modality, from items to K logits."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hamward.models.networks import (
     text_network,
     transformer_folder,
 )
+from hamward.models.purifiers import Purifier, purify
 from hamward.models.text_transformer import TextTransformer
 from hamward.random import seeded
 from hamward.types import MODALITIES, Access, Modality, TextFormat
@@ -76,7 +78,12 @@ class Encoder(nn.Module):
 
     The trunk may run in bf16; neck and head never do, since differences between logits are
     what attacks and codes live on.
+
+    Attributes:
+        purifier: What items pass through first, in full precision; None as trained.
     """
+
+    purifier: Purifier | None = None
 
     def __init__(self, trunk: nn.Module, spec: ModelSpec, *, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -93,7 +100,14 @@ class Encoder(nn.Module):
         )
 
     def features(self, x: Tensor, *, low_precision: bool = False) -> Float[Tensor, "n d"]:
-        """Return what the head reads, (n, width of the last neck layer or of the trunk)."""
+        """Return what the head reads, (n, width of the last neck layer or of the trunk).
+
+        Copies of an item that a purifier made vote here: the head is linear, so the mean of
+        their features gives the mean of their logits.
+        """
+        n = len(x)
+        if self.purifier is not None:
+            x = purify(self.purifier, x)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         low_precision = low_precision and bool(self.trunk.fast_in_bf16) and bf16_supported(x.device)
@@ -101,7 +115,9 @@ class Encoder(nn.Module):
             features = self.trunk(x)
         dtype = getattr(self.head, "weight", features).dtype
         necked: Tensor = self.neck(features.to(dtype))
-        return necked
+        if self.purifier is None or self.purifier.votes == 1:
+            return necked
+        return necked.view(n, self.purifier.votes, necked.shape[1]).mean(1)
 
     def forward(self, x: Tensor, *, low_precision: bool = False) -> Tensor:
         logits: Tensor = self.head(self.features(x, low_precision=low_precision))
@@ -195,6 +211,34 @@ class HashModel(nn.Module):
             raise AccessError(f"this model encodes {sorted(self.encoders)}, not {modality!r}")
         encoder: Encoder = self.encoders[modality]  # type: ignore[assignment]
         return encoder
+
+    @property
+    def purifiers(self) -> dict[Modality, Purifier]:
+        """What stands in front of encoders."""
+        held = {m: self.encoder(m).purifier for m in self.modalities}
+        return {m: purifier for m, purifier in held.items() if purifier is not None}
+
+    def purified(self, purifier: Purifier) -> "HashModel":
+        """Return a copy of this model with a purifier in front of an encoder.
+
+        Raises:
+            ConfigError: this model reads no such items, or tokens, or has a purifier there.
+        """
+        modality, who = purifier.modality, type(purifier).__name__
+        if modality not in self.encoders:
+            raise ConfigError(
+                f"{who} changes {modality}s, this model reads {' and '.join(self.modalities)}s only"
+            )
+        if modality == "text" and self.text_format == "tokens":
+            raise ConfigError(f"{who} changes bags of words, this model reads tokens")
+        if modality in self.purifiers:
+            raise ConfigError(
+                f"this model has {self.purifiers[modality]} in front of its {modality} encoder: "
+                "purify the model it was made of"
+            )
+        made = copy.deepcopy(self)
+        made.encoder(modality).purifier = purifier
+        return made
 
     def logits(
         self, modality: Modality, x: Tensor, *, low_precision: bool = False

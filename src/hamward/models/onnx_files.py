@@ -207,12 +207,17 @@ def write_onnx(
 
     Raises:
         ConfigError: onnx or onnxscript is not installed.
-        ArtifactError: the model passes no gradients: it is no PyTorch model.
+        ArtifactError: the model passes no gradients: it is no PyTorch model; or a purifier
+            stands in front of the encoder.
     """
     onnx = optional_module("onnx", extra="onnx")
     optional_module("onnxscript", extra="onnx")
     if model.access != "gradients":
         raise ArtifactError("only a PyTorch model can be exported, this one grants codes alone")
+    if modality in model.purifiers:
+        raise ArtifactError(
+            f"{model.purifiers[modality]} cannot be written as ONNX: export the victim behind it"
+        )
     weight = next(model.parameters())
     side = model.spec.image_side
     shape = (3, side, side) if modality == "image" else (model.spec.vocabulary,)

@@ -3,16 +3,17 @@
 A text transformer's configuration and tokenizer lie in the folder `text` beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
-from hamward.config import from_mapping, to_mapping
+from hamward.config import call_with, from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
 from hamward.models.hash_model import HashModel, ModelSpec, build_hash_model
 from hamward.models.networks import TEXT_TRANSFORMERS
 from hamward.models.onnx_files import OnnxEncoder, wrap_onnx
+from hamward.models.purifiers import PURIFIERS, Purifier
 from hamward.types import MODALITIES, Modality
 
 __all__ = ["load_model", "onnx_file", "save_model", "save_onnx_model"]
@@ -29,14 +30,17 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
         **facts: Plain values stored beside the architecture, such as the data digest.
 
     Raises:
-        ArtifactError: the model wraps foreign functions, which no file can hold.
+        ArtifactError: the model wraps foreign functions, which no file can hold, or has a
+            purifier of no registered class.
     """
     if "wrapped" in (model.spec.image_network, model.spec.text_network):
         raise ArtifactError("wrapped models cannot be saved: keep the functions they wrap")
     if model.text_transformer is not None:
         model.text_transformer.save_description(folder / _TEXT)
+    purifiers = {str(m): _described(purifier) for m, purifier in model.purifiers.items()}
+    stored = {**facts, "purifiers": purifiers} if purifiers else facts
     write_tensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "model.json", {"spec": to_mapping(model.spec), **facts})
+    write_json(folder / "model.json", {"spec": to_mapping(model.spec), **stored})
 
 
 def onnx_file(folder: Path, modality: Modality) -> Path:
@@ -73,6 +77,8 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
             text = folder / _TEXT if spec.text_network in TEXT_TRANSFORMERS else None
             # Leaves the global random stream alone.
             model = build_hash_model(spec, seed=0, text_folder=text)
+            for purifier in _purifiers(facts.get("purifiers", {})):
+                model = model.purified(purifier)
     except ConfigError as error:
         raise ArtifactError(f"{folder / 'model.json'}: {error}") from error
     if "onnx" in facts:
@@ -92,6 +98,27 @@ def load_model(folder: Path) -> tuple[HashModel, dict[str, Any]]:
         )
     model.load_state_dict(state)
     return model.eval(), facts
+
+
+def _described(purifier: Purifier) -> dict[str, Any]:
+    """Return the name and the options of a purifier."""
+    names = [entry.name for entry in PURIFIERS.values() if entry.make is type(purifier)]
+    if not names:
+        raise ArtifactError(
+            f"purifiers of class {type(purifier).__name__} cannot be saved: register it first"
+        )
+    return {"name": names[0], **to_mapping(purifier)}
+
+
+def _purifiers(described: Any) -> Iterator[Purifier]:
+    if not isinstance(described, Mapping):
+        raise ConfigError(f"purifiers must be a table, got {described!r}")
+    for modality, values in described.items():
+        path = f"purifiers.{modality}"
+        if not isinstance(values, Mapping) or "name" not in values:
+            raise ConfigError(f"{path} must be a table with a name, got {values!r}")
+        options = {k: v for k, v in values.items() if k != "name"}
+        yield call_with(PURIFIERS[values["name"]].make, options, path=f"{path}.")
 
 
 def _load_onnx(folder: Path, spec: ModelSpec, digests: Mapping[Modality, str]) -> HashModel:
