@@ -85,6 +85,7 @@ def test_the_files_say_what_they_are(folder: Path, data: RetrievalData) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "card.json",
         "card.md",
+        "history.svg",
         "image.onnx",
         "model.json",
         "run.json",

@@ -234,6 +234,8 @@ def test_masking_looks_robust_and_is_flagged_while_the_adaptive_attack_is_as_str
     assert map_of("masked", "own-code") > 0.9, "looks robust"
     assert map_of("honest", "own-code") < map_of("bare", "own-code") + 0.05 < 0.4
     raised = {v: {f.id for f in found.flags if f.victim == v} for v in victims}
+    own = raised.pop("bare")  # what this victim raises anyway
+    raised = {v: ids - own for v, ids in raised.items()}
     assert raised["masked"] == {"transfer-beats-white-box", "black-box-beats-white-box"}
     assert raised["honest"] == set()
     codes = {"database/text": encode(model, data, "text", data.split.database)}

@@ -229,7 +229,7 @@ def test_classes_without_a_training_item_have_no_prototype(fresh: HashModel) -> 
 
 
 def test_features_of_different_width_are_refused(data: RetrievalData) -> None:
-    with pytest.raises(ConfigError, match=r"'image': 128, 'text': 32.*model.neck = \[1024\]"):
+    with pytest.raises(ConfigError, match=r"'image': 64, 'text': 32.*model.neck = \[1024\]"):
         FPAD().start(make_model(), data, data.split.train)
 
 

@@ -267,7 +267,7 @@ def test_options_out_of_range_are_refused(options: dict[str, float], message: st
 def test_what_it_cannot_train_is_refused(
     model: HashModel, necked: HashModel, data: RetrievalData
 ) -> None:
-    with pytest.raises(ConfigError, match=r"'image': 128, 'text': 32.*model.neck = \[512\]"):
+    with pytest.raises(ConfigError, match=r"'image': 64, 'text': 32.*model.neck = \[512\]"):
         SSAH().start(model, data, data.split.train)
     alone = make_model(spec=dataclasses.replace(necked.spec, image_network=""))
     with pytest.raises(ConfigError, match="no image network"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
+from hamward.cli.compare_command import compare
 from hamward.cli.data_app import data_app
 from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
@@ -54,6 +55,7 @@ app.command(data_app)
 app.command(export)
 app.command(import_, name="import")
 app.command(purify)
+app.command(compare)
 
 
 @app.command
@@ -309,31 +311,6 @@ def report(
 
     folder = run / "evaluation" if (run / "evaluation" / "run.json").exists() else run
     print(report_run(folder, out or run / "report", progress=watch))
-
-
-@app.command
-def compare(
-    *runs: Path,
-    base: Annotated[
-        str | None,
-        Parameter(help="Name of the undefended victim; default the first of the first run."),
-    ] = None,
-    out: Annotated[
-        Path | None, Parameter(help="Folder for compare.md, compare.json and compare.svg.")
-    ] = None,
-) -> None:
-    """Hold hardened victims against the undefended one, e.g. `hamward compare runs/eval`.
-
-    Takes evaluations (or folders that hold some) on the same queries, under the same attacks.
-    """
-    prepare(None, "none")
-    from hamward.evaluation.compare import compare_runs
-    from hamward.evaluation.report.comparison import comparison_markdown, write_comparison
-
-    made = compare_runs(runs, base=base)
-    print(comparison_markdown(made))
-    if out is not None:
-        print(f"\n{write_comparison(out, made)}")
 
 
 @app.command(name="list")
