@@ -87,12 +87,6 @@ class HotFlip(_Options):
     Differs: paper: characters, beam search, and for words a cosine of at least 0.8 and the same
         part of speech; here words, greedy, the victim's own table, where synonyms lie near 0.5,
         and no part of speech. A word is replaced once.
-
-    Attributes:
-        substitutions: Most words of a text that are replaced.
-        candidates: Replacements of a text that a step scores exactly.
-        neighbors: Most replacements that a word has: the nearest in the embedding table.
-        cosine: Least cosine of a word's embedding and its replacement's.
     """
 
     targeted: ClassVar[bool] = False
@@ -115,13 +109,8 @@ class HotFlip(_Options):
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotFlipTargeted(_Options):
-    """`HotFlip` toward the center code of the retrieved modality's items with the target's labels.
-
-    Attributes:
-        substitutions: Most words of a text that are replaced.
-        candidates: Replacements of a text that a step scores exactly.
-        neighbors: Most replacements that a word has: the nearest in the embedding table.
-        cosine: Least cosine of a word's embedding and its replacement's.
+    """`HotFlip` toward the center code of the retrieved modality's items with the target's
+    labels.
     """
 
     targeted: ClassVar[bool] = True
