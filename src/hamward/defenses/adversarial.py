@@ -27,6 +27,7 @@ __all__ = [
     "DEFENSES",
     "AdversarialObjective",
     "HardeningObjective",
+    "OverBase",
     "OverVictim",
     "PairObjective",
     "control",
@@ -53,28 +54,14 @@ class PairObjective(Objective, Protocol):
 
 
 @dataclass(kw_only=True)
-class OverVictim:
-    """What objectives share that harden a trained victim: its own objective, and who crafts.
+class OverBase:
+    """An objective over the one that a victim was trained with, whose state it shares.
 
     Attributes:
         base: The objective the model was trained with.
-        attack: What crafts the samples.
-        config: Which sides are perturbed, when, and how much.
-        seed: Seed of the attack.
     """
 
     base: Objective
-    attack: Attack
-    config: AdversarialLearning = field(default_factory=AdversarialLearning)
-    seed: int = 0
-    sampler: Sampler = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sampler = Sampler(
-            base=self.base, attack=self.attack, config=self.config, seed=self.seed
-        )
-        if self.config.warmup:
-            scaled(self.attack, 0.5)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -92,13 +79,40 @@ class OverVictim:
         return self.base.modules
 
     def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
-        """Fill the base's buffers and read the labels."""
+        """Start the base objective."""
         self.base.start(model, data, positions)
-        self.sampler.start(model, data, positions)
 
     def end_epoch(self) -> None:
         """Update the base's buffers."""
         self.base.end_epoch()
+
+
+@dataclass(kw_only=True)
+class OverVictim(OverBase):
+    """What objectives share whose samples a `Sampler` crafts.
+
+    Attributes:
+        attack: What crafts the samples.
+        config: Which sides are perturbed, when, and how much.
+        seed: Seed of the attack.
+    """
+
+    attack: Attack
+    config: AdversarialLearning = field(default_factory=AdversarialLearning)
+    seed: int = 0
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(
+            base=self.base, attack=self.attack, config=self.config, seed=self.seed
+        )
+        if self.config.warmup:
+            scaled(self.attack, 0.5)
+
+    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
+        """Fill the base's buffers and read the labels."""
+        super().start(model, data, positions)
+        self.sampler.start(model, data, positions)
 
 
 @dataclass(kw_only=True)

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hamward.attacks import Attack, InfoNCE, OwnCode
 from hamward.codes import binarize
 from hamward.data import RetrievalData
-from hamward.defenses.adversarial import DEFENSES
+from hamward.defenses.adversarial import DEFENSES, OverBase
 from hamward.defenses.inner_loop import InnerLoop, Perturbation, Role, Variant
 from hamward.defenses.overfitting import OverfittingMonitor
 from hamward.defenses.sampler import AdversarialLearning
@@ -20,7 +18,7 @@ from hamward.defenses.texts import TextAttack, with_text
 from hamward.errors import ConfigError
 from hamward.losses import unit_logits
 from hamward.models import HashModel, Victim
-from hamward.training import DualEncoder, Objective, Phase, Step
+from hamward.training import DualEncoder, Objective, Step
 from hamward.training.dual_encoder import symmetric_contrast
 from hamward.training.requirements import check_not_negative, require_pairs
 from hamward.types import MODALITIES, Modality
@@ -55,7 +53,7 @@ class Weights:
 
 
 @dataclass(kw_only=True)
-class RoCMR:
+class RoCMR(OverBase):
     """The contrastive loss on clean and adversarial pairs, both modalities perturbed at once.
 
     J = w0 L(X, T) + w1 L(X', T) + w2 L(X, T') + w3 L(X', T'), and the inner loop climbs the
@@ -89,21 +87,6 @@ class RoCMR:
     config: AdversarialLearning
     seed: int = 0
     held: tuple[Tensor, Perturbation] | None = field(default=None, init=False)
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Pairs."""
-        return self.base.phases
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """Those of the base objective."""
-        return self.base.buffers
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """The temperature."""
-        return self.base.modules
 
     @property
     def replays(self) -> int:
@@ -163,14 +146,10 @@ class RoCMR:
                 f"rocmr perturbs pictures and texts: {data.name} has no {missing[0]}s"
             )
 
-    def start(self, model: HashModel, data: RetrievalData, positions: NDArray[np.int64]) -> None:
-        """Start the base objective."""
-        self.base.start(model, data, positions)
-
     def end_epoch(self) -> None:
         """Forget the last batch; update the base's buffers."""
         self.held = None
-        self.base.end_epoch()
+        super().end_epoch()
 
     def loss(self, model: HashModel, step: Step) -> Float[Tensor, ""]:
         """Return J of a batch; the base's loss while nothing may be perturbed."""
