@@ -3,6 +3,12 @@ import platform
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from hamward.errors import ConfigError
+from hamward.process import device_of
+
 
 def test_the_allocator_takes_it_where_there_is_glibc() -> None:
     """In a process of its own: the setting is for the whole process."""
@@ -26,3 +32,26 @@ def test_threads_spin_shortly_unless_told_otherwise() -> None:
     assert printed(plain) == "1000 False"
     assert printed({**plain, "GOMP_SPINCOUNT": "7"}) == "7 False"
     assert printed({**plain, "OMP_WAIT_POLICY": "ACTIVE"}) == "None False"
+
+
+def test_device_words() -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert device_of("auto") == torch.device("cpu")
+        with pytest.raises(ConfigError, match=r"device cuda: PyTorch .* sees no GPU here"):
+            device_of("cuda")
+    for word in ("gpu", "cuda:", "cuda:x", "cpu:0"):
+        with pytest.raises(ConfigError, match="must be auto, cpu, cuda or cuda:N, got"):
+            device_of(word)
+
+
+def test_ranks_of_a_host_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        found.append(str(device_of("auto")))
+    assert found == ["cuda:0", "cuda:1", "cuda:0"]
+    assert str(device_of("cuda:1")) == "cuda:1"
+    with pytest.raises(ConfigError, match="GPUs 0 to 1"):
+        device_of("cuda:2")

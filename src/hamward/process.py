@@ -4,11 +4,14 @@ import ctypes
 import importlib
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hamward.errors import ConfigError
 
-__all__ = ["optional_module", "placed", "tune_process"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["device_of", "optional_module", "placed", "tune_process"]
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -26,6 +29,32 @@ def optional_module(name: str, *, extra: str) -> Any:
             f"this needs {name.partition('.')[0]}, which is not installed: "
             f"pip install 'hamward[{extra}]'"
         ) from error
+
+
+def device_of(name: str) -> "torch.device":
+    """Return the device that a user's word names.
+
+    Args:
+        name: "auto" (a GPU if PyTorch sees one, else the CPU), "cpu", "cuda" or "cuda:N". Where
+            several ranks share a host, "auto" and "cuda" give each a GPU of its own, in turn.
+
+    Raises:
+        ConfigError: it names no such device, or this machine has none.
+    """
+    import torch
+
+    kind, _, number = name.partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    there = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not there):
+        return torch.device("cpu")
+    if not there:
+        raise ConfigError(f"device {name}: PyTorch {torch.__version__} sees no GPU here")
+    index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % there
+    if index >= there:
+        raise ConfigError(f"device {name}: this machine has GPUs 0 to {there - 1}")
+    return torch.device("cuda", index)
 
 
 def tune_process() -> bool:

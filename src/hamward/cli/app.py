@@ -14,6 +14,7 @@ from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
     Audience,
     ConfigFile,
+    Device,
     Diagnose,
     ItemLabel,
     Items,
@@ -40,7 +41,7 @@ from hamward.cli.settings import (
 )
 from hamward.errors import HamwardError
 from hamward.process import placed
-from hamward.progress import Progress, ProgressKind
+from hamward.progress import ProgressKind
 
 __all__ = ["app", "main"]
 
@@ -69,6 +70,7 @@ def demo(
     queries: Annotated[int | None, Parameter(help="Use fewer queries (faster).")] = None,
     epochs: int | None = None,
     extra_epochs: int | None = None,
+    device: Device = "auto",
     threads: Threads = None,
     progress: Show = "auto",
 ) -> None:
@@ -89,7 +91,9 @@ def demo(
         "extra_epochs": extra_epochs,
     }
     given = {k: v for k, v in values.items() if v is not None}
-    result = demo_run(from_mapping(DemoConfig, given), out, resume=resume, progress=watch)
+    result = demo_run(
+        from_mapping(DemoConfig, given), out, resume=resume, progress=watch, device=device
+    )
     _print_evaluation(result.evaluation)
     print(f"\nreport: {result.report}")
 
@@ -122,6 +126,7 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     resume: Resume = False,
+    device: Device = "auto",
     threads: Threads = None,
     rank_timeout: RankTimeout = 30.0,
     progress: Show = "auto",
@@ -150,11 +155,12 @@ def train(
 
     checked = from_mapping(TrainConfig, values)
     if seeds is None:
-        _fit(train_run, checked, out, resume=resume, progress=watch, rank_timeout=rank_timeout)
+        fitting = {"resume": resume, "progress": watch, "device": device}
+        _fit(train_run, checked, out, rank_timeout=rank_timeout, **fitting)
         return
     from hamward.evaluation.seeds import train_seeds
 
-    made = train_seeds(checked, out, seeds, resume=resume, progress=watch)
+    made = train_seeds(checked, out, seeds, resume=resume, progress=watch, device=device)
     for direction, score in made["map"].items():
         print(
             f"{direction}: MAP {score['mean']:.3f} +- {score['deviation']:.3f} over seeds "
@@ -175,6 +181,7 @@ def harden(
     config: ConfigFile = None,
     set_: Set = None,
     resume: Resume = False,
+    device: Device = "auto",
     threads: Threads = None,
     rank_timeout: RankTimeout = 30.0,
     progress: Show = "auto",
@@ -195,7 +202,8 @@ def harden(
     from hamward.evaluation.training_runs import harden_run
 
     checked = from_mapping(HardenConfig, values)
-    _fit(harden_run, checked, out, resume=resume, progress=watch, rank_timeout=rank_timeout)
+    fitting = {"resume": resume, "progress": watch, "device": device}
+    _fit(harden_run, checked, out, rank_timeout=rank_timeout, **fitting)
 
 
 @app.command
@@ -220,6 +228,7 @@ def attack(
     transform: Transforms = (),
     diagnose: Diagnose = True,
     resume: Resume = False,
+    device: Device = "auto",
     threads: Threads = None,
     progress: Show = "auto",
     **options: Options,
@@ -241,6 +250,7 @@ def attack(
         transform=transform,
         diagnose=diagnose,
         resume=resume,
+        device=device,
         threads=threads,
         progress=progress,
     )
@@ -271,6 +281,7 @@ def evaluate(
     transform: Transforms = (),
     diagnose: Diagnose = True,
     resume: Resume = False,
+    device: Device = "auto",
     threads: Threads = None,
     progress: Show = "auto",
 ) -> None:
@@ -292,6 +303,7 @@ def evaluate(
         diagnose=diagnose,
         transfer_from=transfer_from,
         resume=resume,
+        device=device,
         threads=threads,
         progress=progress,
     )
@@ -354,6 +366,7 @@ def _evaluate(
     transform: tuple[str, ...],
     diagnose: bool,
     resume: bool,
+    device: str,
     threads: int | None,
     progress: ProgressKind,
     transfer_from: str | None = None,
@@ -378,7 +391,7 @@ def _evaluate(
         "transfer_from": transfer_from,
     }
     config = from_mapping(EvaluateConfig, values)
-    _print_evaluation(evaluate_run(config, out, resume=resume, progress=watch))
+    _print_evaluation(evaluate_run(config, out, resume=resume, progress=watch, device=device))
     print(f"\nrun folder: {out} (page: hamward report {out})")
 
 
@@ -387,16 +400,15 @@ def _fit(
     config: Any,
     out: Path,
     *,
-    resume: bool,
-    progress: Progress,
     rank_timeout: float,
+    **fitting: Any,
 ) -> None:
     """Train or harden into a folder, together with the other ranks; the first reports."""
     from hamward.artifacts import RunFolder
     from hamward.training import joined
 
     with joined(timeout=rank_timeout) as ranks:
-        run(config, out, resume=resume, progress=progress, ranks=ranks)
+        run(config, out, ranks=ranks, **fitting)
     if ranks.rank:
         return
     info = RunFolder(out).info()

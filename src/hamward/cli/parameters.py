@@ -10,6 +10,7 @@ from hamward.progress import Progress, ProgressKind, progress_of
 __all__ = [
     "Audience",
     "ConfigFile",
+    "Device",
     "Options",
     "Out",
     "RankTimeout",
@@ -30,6 +31,9 @@ Threads = Annotated[
 ]
 RankTimeout = Annotated[
     float, Parameter(help="Minutes that a rank waits for the others (several processes only).")
+]
+Device = Annotated[
+    str, Parameter(help="Where to compute: auto (the GPU, if there is one), cpu, cuda or cuda:N.")
 ]
 Diagnose = Annotated[
     bool, Parameter(help="Probe each victim for masked gradients with a few queries.")

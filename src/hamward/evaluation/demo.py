@@ -52,7 +52,12 @@ class DemoResult:
 
 
 def demo_run(
-    config: DemoConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+    config: DemoConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    device: str = "cpu",
 ) -> DemoResult:
     """Train DCMH, attack it, harden it (beside a control), attack those, and report.
 
@@ -72,6 +77,7 @@ def demo_run(
         out / "undefended",
         resume=True,
         progress=progress,
+        device=device,
     )
     progress.say("2/4  adversarial training, and the same epochs without it as control")
     top = config.eps[-1]
@@ -89,6 +95,7 @@ def demo_run(
             out / name,
             resume=True,
             progress=progress,
+            device=device,
         )
     progress.say(
         "3/4  attack all three, each attack crafted against the very model it is scored on"
@@ -105,6 +112,7 @@ def demo_run(
         out / "evaluation",
         resume=True,
         progress=progress,
+        device=device,
     )
     progress.say("4/4  report")
     report = report_run(out / "evaluation", out / "report", progress=progress)

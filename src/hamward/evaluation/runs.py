@@ -20,6 +20,7 @@ from hamward.models import (
     HashModel,
     load_model,
 )
+from hamward.process import device_of
 from hamward.progress import SILENT, Progress
 
 __all__ = [
@@ -34,13 +35,26 @@ __all__ = [
 
 
 def evaluate_run(
-    config: EvaluateConfig, out: Path, *, resume: bool = False, progress: Progress = SILENT
+    config: EvaluateConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    device: str = "cpu",
 ) -> Evaluation:
     """Attack and score trained victims into a run folder.
+
+    Args:
+        config: Which victims, attacks and items.
+        out: The run folder.
+        resume: Whether to go on in a folder that was started.
+        progress: Watches.
+        device: Where to compute, as in `process.device_of`; no part of the configuration.
 
     Raises:
         HamwardError: anything in the configuration, the victims or the folder does not fit.
     """
+    place = device_of(device)
     if not config.victims:
         raise ConfigError("there are no victims to evaluate")
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
@@ -55,7 +69,7 @@ def evaluate_run(
                 f"{folder}: trained on other data ({facts['data']} {facts['data_digest'][:12]}) "
                 f"than {first} ({data.name} {data.digest[:12]}): evaluate them separately"
             )
-        victims[name], data = model, own
+        victims[name], data = model.to(place), own
     assert data is not None
     if config.queries is not None:
         data = data.limit(queries=config.queries)

@@ -23,6 +23,7 @@ def train_seeds(
     *,
     resume: bool = False,
     progress: Progress = SILENT,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train a victim once a seed, in folders seed-0, seed-1, ... of `out`.
 
@@ -45,7 +46,7 @@ def train_seeds(
         folder = out / f"seed-{seed}"
         one = dataclasses.replace(config, fit=dataclasses.replace(config.fit, seed=seed))
         progress.say(f"seed {seed}")
-        train_run(one, folder, resume=True, progress=progress)
+        train_run(one, folder, resume=True, progress=progress, device=device)
         for direction, score in read_json(folder / "card.json")["scores"].items():
             scores.setdefault(direction, []).append(score["map"])
             chance[direction] = score["chance"]

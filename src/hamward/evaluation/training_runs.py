@@ -25,6 +25,7 @@ from hamward.models import (
     save_model,
 )
 from hamward.models.networks import TEXT_TRANSFORMERS, comes_pretrained, transformer_folder
+from hamward.process import device_of
 from hamward.progress import SILENT, Progress
 from hamward.training import (
     ALONE,
@@ -47,10 +48,19 @@ def train_run(
     resume: bool = False,
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
+    device: str = "cpu",
 ) -> HashModel:
     """Train a victim into a run folder.
 
     Several ranks call it with the same arguments, on storage that they share; the first writes.
+
+    Args:
+        config: What to train.
+        out: The run folder.
+        resume: Whether to go on in a folder that was started.
+        progress: Watches.
+        ranks: The processes that train together.
+        device: Where to compute, as in `process.device_of`; no part of the configuration.
 
     Returns:
         The trained model, in eval mode.
@@ -58,6 +68,7 @@ def train_run(
     Raises:
         HamwardError: anything in the configuration, the data or the folder does not fit.
     """
+    place = device_of(device)
     entry = OBJECTIVES[config.method]
     objective = call_with(entry.make, config.options, path="options.")
     data = open_data(config.data, config.data_options)
@@ -96,7 +107,7 @@ def train_run(
         weights=Path(weights) if weights else None,
         text_folder=text_folder,
         text_pretrained=text_folder is not None,
-    )
+    ).to(place)
     seen = read_by(model, data, pooled=config.model.text_frozen)
     facts = {
         "method": config.method,
@@ -133,21 +144,25 @@ def harden_run(
     resume: bool = False,
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
+    device: str = "cpu",
 ) -> HashModel:
     """Fine-tune a victim with a defense into a new run folder; the victim's stays as it is.
 
     The epoch is chosen by validation MAP, clean and under a short attack in equal parts (the
     control, which has no attack to withstand, by the clean part alone). Networks that the
     victim's objective trained beside it, such as SSAH's label network, go on from where they were.
+    Arguments are those of `train_run`.
 
     Raises:
         HamwardError: anything in the configuration, the victim or the folder does not fit.
     """
+    place = device_of(device)
     entry = DEFENSES[config.defense]
     victim = Path(config.victim)
     model, facts = load_victim(victim)
     if model.access != "gradients":
         raise ConfigError(f"{victim}: made of ONNX files, which cannot be trained further")
+    model.to(place)
     base = call_with(OBJECTIVES[facts["method"]].make, facts["options"], path="options.")
     objective = call_with(
         entry.make, config.options, path="options.", given={"base": base, "seed": config.fit.seed}
