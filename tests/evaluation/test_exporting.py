@@ -168,6 +168,10 @@ def test_attacks_with_gradients_are_refused_before_work_starts(
         harden_run(config, tmp_path / "hard")
     with pytest.raises(ArtifactError, match="only a PyTorch model can be exported"):
         export_onnx(forward_only, tmp_path, data)
+    out = tmp_path / "export"
+    with pytest.raises(ArtifactError, match="only a PyTorch model can be exported"):
+        export_run(ExportConfig(victim=str(folder)), out)
+    assert not out.exists()
 
 
 def test_a_file_that_encodes_otherwise_is_not_written(

@@ -17,7 +17,13 @@ from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation.card import model_card, write_card
 from hamward.evaluation.runs import data_of, items_digest, load_victim, open_data
 from hamward.models import HashModel, frozen, wrap_onnx
-from hamward.models.onnx_files import OPSET, OnnxEncoder, words_digest, write_onnx
+from hamward.models.onnx_files import (
+    OPSET,
+    OnnxEncoder,
+    check_exportable,
+    words_digest,
+    write_onnx,
+)
 from hamward.models.storage import load_model, onnx_file, save_onnx_model
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality
@@ -146,6 +152,7 @@ def export_run(
     """
     source = Path(config.victim)
     model, facts = load_victim(source)
+    check_exportable(model)
     data = data_of(facts, source)
     card = read_json(source / "card.json")
     kept = {k: v for k, v in facts.items() if k not in ("schema_version", "spec")}

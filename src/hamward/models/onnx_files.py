@@ -20,7 +20,7 @@ from hamward.models.wrapping import wrap
 from hamward.process import optional_module
 from hamward.types import Modality
 
-__all__ = ["OPSET", "OnnxEncoder", "words_digest", "wrap_onnx", "write_onnx"]
+__all__ = ["OPSET", "OnnxEncoder", "check_exportable", "words_digest", "wrap_onnx", "write_onnx"]
 
 OPSET = 20
 """Version of the ONNX operators that files are written in (2023)."""
@@ -182,6 +182,19 @@ def _size(encoder: OnnxEncoder | None, wanted: int | None, name: str) -> int | N
     return fixed if wanted is None else wanted
 
 
+def check_exportable(model: HashModel) -> None:
+    """Refuse what cannot be written as ONNX.
+
+    Raises:
+        ArtifactError: the model passes no gradients: it is no PyTorch model; or a purifier
+            stands in front of an encoder.
+    """
+    if model.access != "gradients":
+        raise ArtifactError("only a PyTorch model can be exported, this one grants codes alone")
+    for purifier in model.purifiers.values():
+        raise ArtifactError(f"{purifier} cannot be written as ONNX: export the victim behind it")
+
+
 def write_onnx(
     model: HashModel,
     modality: Modality,
@@ -207,17 +220,11 @@ def write_onnx(
 
     Raises:
         ConfigError: onnx or onnxscript is not installed.
-        ArtifactError: the model passes no gradients: it is no PyTorch model; or a purifier
-            stands in front of the encoder.
+        ArtifactError: `check_exportable` refuses the model.
     """
     onnx = optional_module("onnx", extra="onnx")
     optional_module("onnxscript", extra="onnx")
-    if model.access != "gradients":
-        raise ArtifactError("only a PyTorch model can be exported, this one grants codes alone")
-    if modality in model.purifiers:
-        raise ArtifactError(
-            f"{model.purifiers[modality]} cannot be written as ONNX: export the victim behind it"
-        )
+    check_exportable(model)
     weight = next(model.parameters())
     side = model.spec.image_side
     shape = (3, side, side) if modality == "image" else (model.spec.vocabulary,)
