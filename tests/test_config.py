@@ -121,6 +121,13 @@ def test_a_word_with_commas_is_a_list() -> None:
         from_mapping(Several, {"sides": "image,sound"})
 
 
+def test_none_can_be_said_where_it_is_allowed() -> None:
+    given = from_mapping(Outer, {"name": "none", "maybe": "none"})
+    assert given.maybe is None and given.name == "none"
+    with pytest.raises(ConfigError, match="p must be one of"):
+        from_mapping(Outer, {"name": "n", "p": "none"})
+
+
 def test_numbers_for_floats_may_be_whole_or_fractions() -> None:
     assert from_mapping(Inner, {"rate": 1}).rate == 1.0
     assert isinstance(from_mapping(Inner, {"rate": 1}).rate, float)

@@ -126,8 +126,10 @@ def _plain(value: Any) -> Any:
 def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
+        if type(None) in arguments and (
+            value is None or (value == "none" and str not in arguments)
+        ):
+            return None  # TOML and the command line have no other word for it
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is typing.Literal:
         for allowed in arguments:  # True == 1, so types are compared too
