@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hamward.artifacts import RunFolder
-from hamward.config import from_mapping, to_mapping
-from hamward.evaluation.configs import EvaluateConfig, HardenConfig, TrainConfig
+from hamward.config import to_mapping
+from hamward.evaluation.configs import EvaluateConfig, HardenConfig, ModelConfig, TrainConfig
 from hamward.evaluation.evaluate import Evaluation
 from hamward.evaluation.runs import evaluate_run, report_run
 from hamward.evaluation.training_runs import harden_run, train_run
 from hamward.progress import SILENT, Progress
-from hamward.recipes import merged, read_recipe
 from hamward.training import FitConfig
 
 __all__ = ["DemoConfig", "DemoResult", "demo_run"]
@@ -70,12 +69,11 @@ def demo_run(
     run = RunFolder(out)
     run.start("demo", to_mapping(config), resume=resume)
     progress.say("1/4  train DCMH on the built-in pictures and tags")
-    given = {
-        "model": {"code_length": config.code_length, "image_network": config.image_network},
-        "fit": {"epochs": config.epochs, "seed": config.seed},
-    }
     train_run(
-        from_mapping(TrainConfig, merged(read_recipe("dcmh"), given)),
+        TrainConfig(
+            model=ModelConfig(code_length=config.code_length, image_network=config.image_network),
+            fit=FitConfig(epochs=config.epochs, seed=config.seed),
+        ),
         out / "undefended",
         resume=True,
         progress=progress,
