@@ -237,6 +237,9 @@ class StrongestTargeted(_Ensemble):
 
     Aims: the mainstay and center code of the target's labels, the prototypes of its classes, the
     nearest of them, up the soft average precision. No surrogates: they have no code of the target.
+
+    Source: as `Strongest`.
+    Differs: as `Strongest`.
     """
 
     targeted: ClassVar[bool] = True
