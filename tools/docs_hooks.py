@@ -25,6 +25,13 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Hide the side navigation where it would show one page."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
+    return markdown
+
+
 def _completed(item: Any, missing: set[str], made: list[method_pages.Page]) -> Any:
     ((title, inside),) = item.items()
     if title == "Methods":

@@ -48,10 +48,9 @@ def read(thing: Any) -> Doc:
         match = _SECTION.match(line)
         if match:
             lines = sections.setdefault(match[1], [])
-            line = "    " + match[2]
         elif line and not line.startswith(" "):
             lines = text
-        lines.append(line)
+        lines.append("    " + match[2] if match else line)
     return Doc(
         "\n".join(text).strip(),
         {name: inspect.cleandoc("\n" + "\n".join(body)) for name, body in sections.items()},

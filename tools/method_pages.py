@@ -113,7 +113,7 @@ def _method(
     for section, head in (("Source", "Source"), ("Differs", "Where it differs")):
         words = next((d.sections[section] for d in docs if section in d.sections), None)
         if words is not None:
-            yield f"## {head}\n\n{linked(prose(words))}"
+            yield f"## {head}\n\n{linked(prose(words[0].upper() + words[1:]))}"
     options = option_rows(entry)
     if options:
         texts = option_texts(entry.make)
