@@ -109,7 +109,6 @@ def dry_run(words: Sequence[str]) -> None:
 
 def _hamward(words: list[str]) -> None:
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    assert "options" in bound.arguments or not bound.kwargs.get("options")
     name = command.__name__
     if name not in _WORK:
         return
