@@ -28,7 +28,7 @@ from hamward.training import DCMH, OBJECTIVES, DualEncoder
 ROOT = Path(__file__).parents[1]
 
 
-class Reached(Exception):
+class Reached(Exception):  # noqa: N818 - nothing went wrong
     """The work would start now."""
 
 

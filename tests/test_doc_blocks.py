@@ -1,5 +1,7 @@
 """Every code block of the README and of docs/ runs; a command runs up to where its work starts."""
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -7,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_FIT
-from cyclopts import UnknownOptionError
-from doc_blocks import PAGES, blocks_of, words_of
+from cyclopts import App, UnknownOptionError
+from doc_blocks import PAGES, ROOT, blocks_of, words_of
 from dry_run import dry_run
 
 from hamward.attacks import ATTACKS
-from hamward.data import RetrievalData
+from hamward.cli.app import app
+from hamward.cli.listing import method_tables, option_rows
+from hamward.data import IMPORTERS, RetrievalData
+from hamward.data.openclipart27 import load_openclipart27
 from hamward.defenses import DEFENSES
 from hamward.errors import ConfigError, UnknownNameError
 from hamward.models import ModelSpec
@@ -26,6 +31,7 @@ COMMANDS = [
     for block in blocks_of(page.read_text(encoding="utf-8"), "console")
     for command in block.commands
 ]
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*")
 # The README's block trains on the real pictures: test_readme.py.
 WITH_PYTHON = [p for p in PAGES[1:] if blocks_of(p.read_text(encoding="utf-8"), "python")]
 
@@ -178,3 +184,30 @@ def test_no_block_hides_from_these_tests() -> None:
         for p in PAGES
     ]
     assert counts == shown
+
+
+def known_options() -> set[str]:
+    """Every option of the commands, the methods, the importers, the data set and the scripts."""
+
+    def of_commands(some: App) -> Iterator[str]:
+        for name in some:
+            if not name.startswith("-") and some[name].default_command:
+                for argument in some[name].assemble_argument_collection():
+                    yield from argument.names
+            if not name.startswith("-"):
+                yield from of_commands(some[name])
+
+    entries = [entry for table in method_tables().values() for entry in table.values()]
+    named = {name for entry in entries for name in option_rows(entry)}
+    named |= {name for importer in IMPORTERS.values() for name in importer.options}
+    named |= set(inspect.signature(load_openclipart27).parameters)
+    scripts = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob("benchmarks/*.py"))
+    options = {f"--{name.replace('_', '-')}" for name in named}
+    return {*options, *of_commands(app), *re.findall(r'"(--[a-z0-9-]+)"', scripts), "--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    named = {o for code in re.findall(r"`([^`]+)`", text) for o in OPTION.findall(code)}
+    assert named <= known_options()

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import docstrings
 import pytest
+from board_rows import board_rows
 from doc_blocks import ROOT, blocks_of, words_of
 from dry_run import dry_run
 from method_pages import Page, pages
 
 import hamward.metrics
+from hamward.artifacts import write_json
 from hamward.attacks import CMLA, HAG
 from hamward.cli.listing import method_tables, option_rows
+from hamward.errors import ArtifactError
 from hamward.models.networks import IMAGE_NETWORKS, TEXT_NETWORKS, TEXT_TRANSFORMERS
 from hamward.recipes import recipe_names
 
@@ -67,11 +70,45 @@ def test_networks_and_metrics_are_all_described(made: dict[str, Page]) -> None:
     assert all(f"\n## {name}\n" in metrics for name in hamward.metrics.__all__)
 
 
-def test_rows_of_a_board_stand_on_the_page_of_their_method() -> None:
-    row = {"victim": "a", "MAP": "0.1"}
-    text = {p.path: p.text for p in pages({("attacks", "cmla"): [row]})}
-    assert "| victim | MAP |\n| --- | --- |\n| a | 0.1 |" in text["methods/attacks/cmla.md"]
-    assert "leaderboard" not in text["methods/defenses/cmla.md"]
+def make_entry(**changed: object) -> dict[str, object]:
+    estimate = {"map": 0.25, "low": 0.2, "high": 0.3}
+    return {
+        "name": "first",
+        "model": {"method": "dcmh", "defenses": ["saat"], "purifiers": [], "code_length": 32},
+        "threat": {
+            "id": "image-linf-8/255",
+            "attacks": [
+                {"name": "cmla@steps=5", "options": {"steps": 5}},
+                {"name": "mine", "options": {"attack": "own-code"}},
+            ],
+        },
+        "data": {"name": "openclipart27"},
+        "scores": [
+            {"direction": "i2t", "chance": 0.125, "clean": {"map": 0.5}, "robust": estimate}
+        ],
+        "flags": [{"id": "ties"}, {"id": "ties"}],
+        **changed,
+    }
+
+
+def test_rows_of_a_board_stand_on_the_pages_of_their_methods(tmp_path: Path) -> None:
+    write_json(tmp_path / "entries" / "first.json", make_entry())
+    text = {p.path: p.text for p in pages(board_rows(tmp_path))}
+    row = (
+        "| first | dcmh | saat | openclipart27 | 32 | image-linf-8/255 | i2t | 0.500 | 0.250 | "
+        "0.200-0.300 | 0.125 | ties |"
+    )
+    shown = {path for path, page in text.items() if row in page}
+    names = ("victims/dcmh", "defenses/saat", "attacks/cmla", "attacks/own-code")
+    assert shown == {f"methods/{name}.md" for name in names}
+
+
+def test_a_board_without_good_entries_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no leaderboard"):
+        board_rows(tmp_path)
+    write_json(tmp_path / "entries" / "first.json", make_entry(scores=[{}]))
+    with pytest.raises(ArtifactError, match=r"first.json: no entry .*robust"):
+        board_rows(tmp_path)
 
 
 def test_a_docstring_is_taken_apart() -> None:
@@ -103,9 +140,7 @@ def test_a_docstring_is_taken_apart() -> None:
 
 
 def test_words_are_no_marks() -> None:
-    assert docstrings.escaped("a_b * <c> `d_e|f` |u|") == (
-        r"a\_b \* &lt;c> `d_e|f` &#124;u&#124;"
-    )
+    assert docstrings.escaped("a_b * <c> `d_e|f` |u|") == (r"a\_b \* &lt;c> `d_e|f` &#124;u&#124;")
     assert docstrings.prose("one\ntwo\n\n    x = 1\n\n- a\n- b") == (
         "one two\n\n```text\nx = 1\n```\n\n- a\n- b"
     )

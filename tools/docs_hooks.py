@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import method_pages
+from board_rows import board_rows
 from mkdocs.structure.files import File, Files
 
 # Written beside this site; each enters the navigation once it is there.
@@ -12,7 +13,9 @@ _ELSEWHERE = ("bench.md", "leaderboard.md", "zoo.md")
 
 def on_config(config: Any) -> Any:
     """Complete the navigation, and make the pages once for all later steps."""
-    config.extra["method_pages"] = method_pages.pages()
+    board = config.extra["board"]
+    rows = board_rows(Path(board)) if board else None
+    config.extra["method_pages"] = method_pages.pages(rows)
     missing = {name for name in _ELSEWHERE if not (Path(config.docs_dir) / name).exists()}
     config.nav = [_completed(item, missing, config.extra["method_pages"]) for item in config.nav]
     return config

@@ -132,6 +132,8 @@ def _method(
         yield from _published(entry.name)
     if board:
         yield "## On the leaderboard"
+        if kind == "attacks":
+            yield "Robust is the worst case over all attacks of a threat; this is one of them."
         yield _table(tuple(board[0]), (row.values() for row in board))
 
 
