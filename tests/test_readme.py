@@ -1,21 +1,13 @@
-"""Every code block of the README runs, or is parsed by the command line it shows."""
-
-import re
-import shlex
-from pathlib import Path
+"""The README's example prints what the README shows; its commands: test_doc_blocks.py."""
 
 import pytest
+from doc_blocks import PAGES, blocks_of
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+README = PAGES[0].read_text(encoding="utf-8")
 
 
 def test_python_block_prints_the_table_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("python")
+    code = next(block.text for block in blocks_of(README, "python"))
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip().splitlines()
     after = README[README.index(code) + len(code) :].splitlines()
@@ -28,16 +20,3 @@ def test_python_block_prints_the_table_it_shows(capsys: pytest.CaptureFixture[st
     clean, attacked = ("clean", ""), ("own-code", "4/255")
     assert value["undefended", *attacked, "i2t"] < value["undefended", *clean, "i2t"] - 0.05
     assert value["hardened", *attacked, "i2t"] > value["undefended", *attacked, "i2t"]
-
-
-@pytest.mark.parametrize("line", [x for b in blocks("console") for x in b.splitlines()])
-def test_console_lines_are_commands_of_ours(line: str) -> None:
-    words = shlex.split(line, comments=True)
-    if words[0] == "hamward":
-        from hamward.cli.app import app
-
-        app.parse_args(words[1:], exit_on_error=False, print_error=False)
-    elif words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    else:
-        assert "constraints.txt" in line or "venv" in line

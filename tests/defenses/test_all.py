@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from torch import nn
 from hamward.artifacts import RunFolder, read_tensors
 from hamward.config import call_with
 from hamward.data import RetrievalData
-from hamward.defenses import DEFENSES, CodePGD, FPADObjective
+from hamward.defenses import DEFENSES, AdversarialObjective, CodePGD, FPADObjective
 from hamward.errors import ConfigError
 from hamward.evaluation import HardenConfig, ModelConfig, TrainConfig, harden_run, train_run
 from hamward.evaluation.scoring import robust_validation_scores
@@ -27,7 +27,12 @@ FIT = FitConfig(epochs=2, batch_size=24, image_rate=1e-3, text_rate=1e-3, flip=F
 ROWS = torch.arange(16)
 ALL = [name for name in DEFENSES if name != "rocmr"]  # hardens dual encoders alone: test_rocmr.py
 CRAFTING = [name for name in ALL if name != "control"]
-LABELED = [name for name in CRAFTING if name not in ("cmla", "multi-attack")]
+# The plain mixture of losses takes any attack; the others aim by labels.
+LABELED = [
+    name
+    for name in CRAFTING
+    if get_type_hints(DEFENSES[name].make)["return"] is not AdversarialObjective
+]
 VICTIMS = {
     "dcmh": SPEC,
     "fpad": dataclasses.replace(SPEC, neck=(8,)),

@@ -111,6 +111,9 @@ class HotFlip(_Options):
 class HotFlipTargeted(_Options):
     """`HotFlip` toward the center code of the retrieved modality's items with the target's
     labels.
+
+    Source: as `HotFlip`.
+    Differs: as `HotFlip`, but for where it goes: that is ours.
     """
 
     targeted: ClassVar[bool] = True

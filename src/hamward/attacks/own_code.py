@@ -31,6 +31,7 @@ __all__ = ["OwnCode", "RandomNoise"]
 class OwnCode:
     """Flip as many bits of the clean code as the budget allows (or reach a given code).
 
+    Source: hamward; projected gradient steps as in Madry et al., ICLR 2018.
     Differs: nothing known; the loss is `losses.auto_temperature`. For a goal with
     `toward=True` the same loss is followed upward.
 
@@ -105,7 +106,11 @@ class OwnCode:
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomNoise(BallOptions):
-    """Random signs times eps. A gap between this and clean is fragility, not attack."""
+    """Random signs times eps. A gap between this and clean is fragility, not attack.
+
+    Source: hamward.
+    Differs: nothing known.
+    """
 
     access: ClassVar[Access] = "ranks"
     roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")

@@ -193,8 +193,9 @@ class Square(BallOptions):
 class SquareList(BallOptions):
     """Replace as much of the clean item's list as the budget allows, seeing lists only.
 
-    Source and differences: as `Square`; the score is the number of items of the clean list's
-    first `top_k` that the list no longer shows.
+    Source: as `Square`.
+    Differs: as `Square`; the score is the number of items of the clean list's first `top_k` that
+        the list no longer shows.
 
     Attributes:
         queries: Most submissions of one item, the clean one included.

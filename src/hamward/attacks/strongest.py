@@ -198,7 +198,7 @@ class Strongest(_Ensemble):
     member that does not build on others. Items whose AP is the least that any ranking has leave
     the batch.
 
-    Source: the ensemble that `beyond.md` a.2 proposes; APGD and Square of AutoAttack.
+    Source: hamward; APGD and Square of AutoAttack (Croce and Hein, ICML 2020).
     Differs: three nearest foreign prototypes instead of nine; restarts for two aims instead of
         all; Square has as many submissions as a long member has steps, not 5,000 (`square` is
         that attack), and ranks by AP; surrogates are those that the user names.
@@ -237,6 +237,9 @@ class StrongestTargeted(_Ensemble):
 
     Aims: the mainstay and center code of the target's labels, the prototypes of its classes, the
     nearest of them, up the soft average precision. No surrogates: they have no code of the target.
+
+    Source: as `Strongest`.
+    Differs: as `Strongest`.
     """
 
     targeted: ClassVar[bool] = True

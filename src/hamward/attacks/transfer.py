@@ -29,6 +29,8 @@ __all__ = ["Transfer"]
 class Transfer:
     """Leave the surrogate's clean code and hope that the victim's is left too.
 
+    Source: hamward; the substitute model of Papernot, McDaniel and Goodfellow, 2016, under own-code
+        PGD.
     Differs: nothing known. What the surrogate was trained on is the attacker's knowledge:
         one trained on the victim's own data set makes a stronger attacker than most.
 

@@ -17,7 +17,37 @@ from hamward.registry import Entry
 if TYPE_CHECKING:
     from hamward.evaluation.published import MapKey, Ours
 
-__all__ = ["show", "show_data"]
+__all__ = ["method_tables", "option_rows", "show", "show_data"]
+
+
+def method_tables() -> dict[str, Mapping[str, Entry[Any]]]:
+    """Return every registered method, by kind and name."""
+    from hamward.attacks import ATTACKS
+    from hamward.defenses import DEFENSES
+    from hamward.models import PURIFIERS
+    from hamward.training import OBJECTIVES
+
+    return {
+        "victims": OBJECTIVES,
+        "attacks": ATTACKS,
+        "defenses": DEFENSES,
+        "purifiers": PURIFIERS,
+    }
+
+
+def option_rows(entry: Entry[Any]) -> dict[str, tuple[str, str]]:
+    """Return type and default of each option of a method, as words, by its name in Python."""
+    rows = {}
+    parameters = inspect.signature(entry.make).parameters
+    given = ("base", "seed") if "base" in parameters else ()  # what `harden` gives a defense
+    for name, parameter in parameters.items():
+        if name in given:
+            continue
+        default = parameter.default
+        if default is dataclasses.MISSING or default is inspect.Parameter.empty:
+            default = "required"
+        rows[name] = (_type_name(parameter.annotation), _value(default))
+    return rows
 
 
 def show(what: str | None, *, published: bool = False, runs: tuple[Path, ...] = ()) -> None:
@@ -33,18 +63,9 @@ def show(what: str | None, *, published: bool = False, runs: tuple[Path, ...] = 
         UnknownNameError: no such table or method.
         ArtifactError: one of `runs` holds no victim.
     """
-    from hamward.attacks import ATTACKS
-    from hamward.defenses import DEFENSES
     from hamward.evaluation.published import our_maps
-    from hamward.models import PURIFIERS
-    from hamward.training import OBJECTIVES
 
-    tables: dict[str, Mapping[str, Entry[Any]]] = {
-        "victims": OBJECTIVES,
-        "attacks": ATTACKS,
-        "defenses": DEFENSES,
-        "purifiers": PURIFIERS,
-    }
+    tables = method_tables()
     console = Console()
     if what in (None, "data"):
         _show_data_sets(console)
@@ -64,7 +85,7 @@ def show(what: str | None, *, published: bool = False, runs: tuple[Path, ...] = 
     for label, entry in found.items():
         _show_method(console, label, entry)
     ours = our_maps(runs)
-    for name in OBJECTIVES:
+    for name in tables["victims"]:
         if what == name or (what in (None, "victims") and (published or runs)):
             _show_published(console, name, ours if runs else None)
 
@@ -136,14 +157,8 @@ def _show_method(console: Console, label: str, entry: Entry[Any]) -> None:
     for described in (entry.make, *shared):
         console.print(inspect.getdoc(described) or "", "\n", markup=False, highlight=False)
     table = Table("option", "type", "default", title="options")
-    for name, parameter in inspect.signature(entry.make).parameters.items():
-        if name in ("base", "seed"):
-            continue
-        kind = parameter.annotation
-        default = parameter.default
-        if default is dataclasses.MISSING or default is inspect.Parameter.empty:
-            default = "required"
-        table.add_row(f"--{name.replace('_', '-')}", _type_name(kind), _value(default))
+    for name, (kind, default) in option_rows(entry).items():
+        table.add_row(f"--{name.replace('_', '-')}", kind, default)
     console.print(table)
 
 

@@ -184,6 +184,14 @@ DEFENSES: Registry[Callable[..., HardeningObjective]] = Registry("defense")
     threat="none",
 )
 def control(base: Objective, *, seed: int = 0) -> AdversarialObjective:
-    """Return plain fine-tuning under the same loop."""
+    """Return plain fine-tuning under the same loop.
+
+    Source: hamward.
+    Differs: nothing known.
+
+    Args:
+        base: The objective that the victim was trained with.
+        seed: Not used: nothing is crafted.
+    """
     config = AdversarialLearning(weight=0)
     return AdversarialObjective(base=base, attack=OwnCode(steps=0), config=config, seed=seed)

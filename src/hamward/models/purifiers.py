@@ -79,6 +79,8 @@ class Jpeg:
     The identity is a coarse gradient of what JPEG averages away: attacks need more steps here, 50
     or more, and `not-converged` says so.
 
+    Differs: nothing known.
+
     Attributes:
         quality: 1 to 95.
         adaptive: Straight-through gradient; without, none passes.
@@ -109,6 +111,9 @@ class Jpeg:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitDepth:
     """The nearest of 2^bits evenly spaced levels from 0 to 1.
+
+    Differs: the cited compare outputs with and without it to detect an attack; here the rounded
+        picture is what is encoded.
 
     Attributes:
         bits: 1 to 8; 8 changes no stored picture.

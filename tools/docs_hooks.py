@@ -1,0 +1,59 @@
+"""Hooks of the site's build: the method pages, and the navigation that takes them up."""
+
+from pathlib import Path
+from typing import Any
+
+import method_pages
+from board_rows import board_rows
+from mkdocs.structure.files import File, Files
+
+# Written beside this site; each enters the navigation once it is there.
+_ELSEWHERE = ("bench.md", "leaderboard.md", "zoo.md")
+
+
+def on_config(config: Any) -> Any:
+    """Complete the navigation, and make the pages once for all later steps."""
+    board = config.extra["board"]
+    rows = board_rows(Path(board)) if board else None
+    config.extra["method_pages"] = method_pages.pages(rows)
+    missing = {name for name in _ELSEWHERE if not (Path(config.docs_dir) / name).exists()}
+    config.nav = [_completed(item, missing, config.extra["method_pages"]) for item in config.nav]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the method pages to the files of docs/."""
+    for page in config.extra["method_pages"]:
+        files.append(File.generated(config, page.path, content=page.text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Hide the side navigation where it would show one page."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
+    return markdown
+
+
+def _completed(item: Any, missing: set[str], made: list[method_pages.Page]) -> Any:
+    ((title, inside),) = item.items()
+    if title == "Methods":
+        return {title: _methods(made)}
+    if isinstance(inside, list):
+        inside = [part for part in inside if not missing & set(part.values())]
+    return {title: inside}
+
+
+def _methods(made: list[method_pages.Page]) -> list[Any]:
+    """Return a group a kind, in which the overview comes first, then the single pages."""
+    groups: dict[str, list[Any]] = {}
+    single = []
+    for page in made:
+        folder = page.path.split("/")[1:-1]
+        if not folder:
+            single.append({page.title: page.path})
+        elif page.path.endswith("index.md"):
+            groups[page.title] = [page.path]
+        else:
+            groups[folder[0].capitalize()].append({page.title: page.path})
+    return [*({title: inside} for title, inside in groups.items()), *single]
