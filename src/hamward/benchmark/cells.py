@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +78,9 @@ def run_cell(store: Store, cell: Cell) -> Outcome:
             record = asdict(cell) | found | {"seconds": None if resumed else seconds}
             store.write_record(cell.name, record)
         except Exception as error:  # any: the next cell may be fine, and the message is kept
-            said = str(error) if isinstance(error, HamwardError) else f"{type(error).__name__}: "
-            message = said if isinstance(error, HamwardError) else f"{said}{error}"
-            trace = "" if isinstance(error, HamwardError) else traceback.format_exc()
+            ours = isinstance(error, HamwardError)
+            message = str(error) if ours else f"{type(error).__name__}: {error}"
+            trace = "" if ours else traceback.format_exc()
             store.write_failure(cell.name, label=cell.label, message=message, trace=trace)
             return Outcome(
                 cell=cell.name,
@@ -123,11 +124,7 @@ def _reuse(store: Store, cell: Cell, config: EvaluateConfig) -> None:
         for file in sorted(made.glob("*/*.safetensors")):
             target = folder / "adversarial" / file.relative_to(made)
             if not target.exists():
-                write_atomically(target, lambda part, file=file: _copy(file, part))
-
-
-def _copy(file: Path, part: Path) -> None:
-    shutil.copyfile(file, part)
+                write_atomically(target, partial(shutil.copyfile, file))
 
 
 def _check_limit(cell: Cell, config: EvaluateConfig, evaluation: Evaluation) -> None:

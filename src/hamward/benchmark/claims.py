@@ -151,10 +151,7 @@ def _age(file: Path) -> float:
 def _host() -> str:
     """Return what a pid is unique in: host, boot, process namespace."""
     parts = [socket.gethostname()]
-    for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    ):
-        with suppress(OSError):  # no Linux: the name alone
-            parts.append(read())
+    with suppress(OSError):  # no Linux: the name alone
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
     return "/".join(parts)

@@ -378,7 +378,7 @@ class _Planner:
             "version": __version__,
         }
         cell = Cell(
-            name=digest_of(content)[:32],
+            name=digest_of(content),
             kind=kind,
             label=label,
             config=config,

@@ -328,7 +328,7 @@ class BenchRecipe:
 
     def _check(self, where: str, axis: str, value: Any) -> None:
         """Refuse the value of an axis that nothing in the recipe goes by."""
-        known = {
+        known: dict[str, list[str]] = {
             "victim": list(self.victims),
             "defense": [UNDEFENDED, *self.defenses],
             "threat": [CLEAN_THREAT, *self.threats],
@@ -392,7 +392,7 @@ def _known_maps(recipe: BenchRecipe, named: PublishedMaps) -> list[Reference]:
         for data, directions in table.maps.items():
             for direction, values in directions.items():
                 for bits, value in zip(table.bits, values, strict=True):
-                    at = {
+                    at: dict[str, Any] = {
                         "victim": table.victim,
                         "defense": UNDEFENDED,
                         "threat": CLEAN_THREAT,
