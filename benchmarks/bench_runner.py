@@ -19,7 +19,7 @@ from hamward.process import tune_process
 tune_process()
 
 from hamward.benchmark import bench, cells, make_plan, read_bench  # noqa: E402
-from hamward.benchmark.bench import plan_lines  # noqa: E402
+from hamward.benchmark.api import plan_lines  # noqa: E402
 from hamward.data import load_data  # noqa: E402
 
 MANY = """

@@ -1,6 +1,6 @@
 """Benchmarks: published tables as commands, from cells that are run once and shared."""
 
-from hamward.benchmark.bench import BenchResult, bench, planned
+from hamward.benchmark.api import BenchResult, bench, planned
 from hamward.benchmark.executors import Executor, executor_of
 from hamward.benchmark.plan import Cell, Plan, make_plan
 from hamward.benchmark.recipe import BenchRecipe, bench_names, read_bench

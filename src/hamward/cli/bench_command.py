@@ -45,7 +45,7 @@ def bench(
     """
     watch = prepare(1, progress)
     from hamward import benchmark
-    from hamward.benchmark.bench import plan_lines
+    from hamward.benchmark.api import plan_lines
 
     part = benchmark.Shard.read(shard) if shard is not None else None
     if dry_run:
