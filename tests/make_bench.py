@@ -63,10 +63,23 @@ queries = 3
 """
 
 
-def write_recipe(folder: Path, *, network: str = "tiny-resnet", name: str = "tiny") -> str:
+SHORT = (
+    ('defenses = ["none", "control"]', 'defenses = ["none"]'),
+    ('threats = ["clean", "both", "noise"]', 'threats = ["noise"]'),
+)
+"""Changes that leave two cells: the victim, and one evaluation."""
+
+
+def write_recipe(
+    folder: Path, *changes: tuple[str, str], network: str = "tiny-resnet", name: str = "tiny"
+) -> str:
     """Write the recipe and return its path. "tiny-resnet" exists in the tests' process only."""
+    text = TINY.replace("NETWORK", network)
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
     file = folder / f"{name}.toml"
-    file.write_text(TINY.replace("NETWORK", network), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     return str(file)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_bench import TINY, prepare_tiny, write_recipe
+from make_bench import SHORT, prepare_tiny, write_recipe
 
 from hamward import artifacts
 from hamward.benchmark import BenchResult, Shard, Store, bench, cells, executor_of, run_plan
@@ -58,6 +57,11 @@ def finished(out: Path) -> dict[str, int]:
 
 
 def test_a_benchmark_once_and_again(go: Go, reference: dict[str, bytes], tmp_path: Path) -> None:
+    plan, out = planned(write_recipe(tmp_path), data="tiny"), tmp_path / "out"
+    lines = list(plan_lines(plan, out))
+    assert len(lines) == 10 and all(" to do " in line for line in lines[:8]) and not out.exists()
+    assert lines[8] == "8 cells: 1 to train, 1 to harden, 6 to evaluate; 0 done"
+    assert "8 of them by round figures" in lines[9]
     made = go()
     assert len(made.summary.made) == len(made.plan.cells) == 8
     assert files(made) == reference
@@ -66,6 +70,11 @@ def test_a_benchmark_once_and_again(go: Go, reference: dict[str, bytes], tmp_pat
     assert again.summary.made == () and finished(tmp_path / "out") == before
     assert files(again) == reference
     assert not list((tmp_path / "out" / "claims").iterdir()), "claims end with their cells"
+
+    (out / "cells" / list(plan.cells)[-1] / "cell.json").unlink()
+    lines = list(plan_lines(plan, out))
+    assert sum(" done " in line for line in lines[:8]) == 7
+    assert "from cells that are finished here" in lines[9]
 
     table = json.loads(reference["table.json"])
     assert table["schema_version"] == 1 and table["missing"] == 0
@@ -156,6 +165,18 @@ def test_sigkill_with_two_workers_gives_the_table_of_one(tmp_path: Path) -> None
     assert {n: (out / "tiny-tiny-full" / n).read_bytes() for n in alone} == alone
 
 
+@pytest.mark.skipif("HAMWARD_TEST_RAY" not in os.environ, reason="starts a Ray cluster: slow")
+def test_ray_gives_the_table_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    data = prepare_tiny(tmp_path)
+    recipe = write_recipe(tmp_path, network="small-resnet")
+    alone = files(bench(recipe, data=data, out=tmp_path / "alone"))
+    words = [sys.executable, "-m", "hamward", "bench", recipe, "--data", data]
+    words += ["--out", str(tmp_path / "out"), "--executor", "ray", "--workers", "2"]
+    subprocess.run([*words, "--progress", "none"], capture_output=True, check=True)
+    assert {n: (tmp_path / "out" / "tiny-tiny-full" / n).read_bytes() for n in alone} == alone
+
+
 def test_failures_are_kept_listed_and_tried_again_on_request(
     go: Go, reference: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,16 +200,17 @@ def test_failures_are_kept_listed_and_tried_again_on_request(
 
 
 def test_too_many_submissions_fail_the_cell(go: Go, tmp_path: Path) -> None:
-    text = TINY.replace("NETWORK", "tiny-resnet").replace(
-        "attacks.random-noise = {}", "queries = 2\nattacks.tag-edits-codes = { candidates = 5 }"
+    recipe = write_recipe(
+        tmp_path,
+        *SHORT,
+        ('access = "codes"\neps = "8/255"\ntext_eps = 0.05', 'access = "codes"\nqueries = 2'),
+        ('label = "noise"', 'modalities = ["text"]\ninsertions = 1\ndeletions = 1'),
+        ("attacks.random-noise = {}", "attacks.tag-edits-codes = { candidates = 5 }"),
     )
-    text = text.replace('access = "codes"\neps = "8/255"\ntext_eps = 0.05', 'access = "codes"\n'
-                        'modalities = ["text"]\ninsertions = 1\ndeletions = 1')  # fmt: skip
-    recipe = tmp_path / "greedy.toml"
-    recipe.write_text(text)
-    made = bench(str(recipe), data="tiny", out=tmp_path / "out")
-    messages = {*made.summary.failures.values()}
-    assert len(messages) == 2 and all("the threat grants 2" in message for message in messages)
+    made = bench(recipe, data="tiny", out=tmp_path / "out")
+    (message,) = made.summary.failures.values()
+    assert message.startswith("tag-edits-codes on dcmh-8 submitted")
+    assert message.endswith("items a query, the threat grants 2")
 
 
 def test_shards_make_disjoint_parts_of_one_table(
@@ -216,7 +238,7 @@ def impatient(*words: Any, **options: Any) -> Any:
 def test_two_runners_do_not_do_one_cell(
     go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = planned(write_recipe(tmp_path), data="tiny")
+    plan = planned(write_recipe(tmp_path, *SHORT), data="tiny")
     store, executor = Store.open(tmp_path / "out"), executor_of("local", 1)
     train = next(iter(plan.cells))
     other = Holder(host="elsewhere", pid=7, token="a")
@@ -231,7 +253,7 @@ def test_two_runners_do_not_do_one_cell(
     monkeypatch.setattr("hamward.benchmark.runner.time.sleep", sleep)
     summary = run_plan(plan, store, executor, progress=PlainProgress(every=0.0))
     executor.close()
-    assert len(summary.made) == 8 and len(waits) == 2
+    assert len(summary.made) == 2 and len(waits) == 2
     said = capsys.readouterr().err
     assert "train dcmh-8: held by process 7 on elsewhere" in said
     assert "waiting for 1 cells of others, held by process 7 on elsewhere" in said
@@ -293,12 +315,15 @@ def test_a_shared_folder_that_disappears_is_named(
         out.rename(away)
 
     monkeypatch.setattr(cells, "train_run", unmounting)
+    recipe = write_recipe(tmp_path, *SHORT)
     with pytest.raises(ArtifactError, match="out: the folder of benchmarks is gone"):
-        go()
+        bench(recipe, data="tiny", out=out)
     assert not out.exists(), "nothing is written in its place"
     away.rename(out)
+    for claim in (out / "claims").iterdir():
+        claim.unlink()  # of a process that would be gone by now
     monkeypatch.setattr(cells, "train_run", train)
-    assert len(go().summary.done) == 8
+    assert len(bench(recipe, data="tiny", out=out).summary.done) == 2
 
 
 def test_folders_and_data_that_do_not_fit_are_refused(go: Go, tmp_path: Path) -> None:
@@ -320,16 +345,3 @@ def test_a_data_set_that_is_not_prepared_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown data set 'mirflickr'.*data prepare mirflickr"):
         bench("cmla", data="mirflickr", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_plan_tells_what_is_done_and_what_the_rest_costs(go: Go, tmp_path: Path) -> None:
-    plan = planned(write_recipe(tmp_path), data="tiny")
-    lines = list(plan_lines(plan, tmp_path / "none"))
-    assert len(lines) == 10 and all(" to do " in line for line in lines[:8])
-    assert "8 cells: 1 to train, 1 to harden, 6 to evaluate; 0 done" in lines
-    assert "8 of them by round figures" in lines[-1]
-    go()
-    shutil.rmtree(next((tmp_path / "out" / "cells").glob(f"{list(plan.cells)[-1]}")))
-    lines = list(plan_lines(plan, tmp_path / "out"))
-    assert sum(" done " in line for line in lines[:8]) == 7
-    assert "from cells that are finished here" in lines[-1]
