@@ -187,7 +187,9 @@ def _worst(
     worst = {name: np.min(values, axis=0) for name, values in found.items()}
     low, high = bootstrap_interval(worst["map"], seed=seed)
     values = {name: float(np.nanmean(value)) for name, value in worst.items()}
-    values |= {"low": low, "high": high, "chance": rows[0].chance, "D": max(r.rms for r in rows)}
+    values |= {"low": low, "high": high, "chance": rows[0].chance}
+    if rows[0].attack != CLEAN:
+        values["D"] = max(row.rms for row in rows)
     reached = [r.target_map for r in rows if r.target_map is not None]
     if reached and rows[0].target_chance is not None:
         values |= {"t-map": max(reached), "t-chance": rows[0].target_chance}

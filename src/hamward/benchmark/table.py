@@ -24,6 +24,7 @@ class Entry:
         at: Where it stands, all axes.
         values: Measured values, one a seed; empty without data.
         intervals: 95 % intervals of MAP over queries, one a seed; empty for other metrics.
+        chance: MAP of a random ranking; None without data.
         published: What was printed, on this data set.
         elsewhere: What was printed on others, by data set.
         cells: Cells that the values come from.
@@ -32,6 +33,7 @@ class Entry:
     at: dict[str, Any]
     values: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
+    chance: float | None
     published: Reference | None
     elsewhere: dict[str, Reference]
     cells: tuple[str, ...]
@@ -128,7 +130,7 @@ def _entry(
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
     references: Sequence[Reference],
 ) -> Entry:
-    values, intervals, cells = [], [], []
+    values, intervals, cells, chance = [], [], [], None
     for seed in plan.recipe.seeds:
         place = Place(
             **{k: v for k, v in at.items() if k not in ("direction", "metric")}, seed=seed
@@ -142,6 +144,7 @@ def _entry(
             if key == (victim, source, at["direction"]) and at["metric"] in found:
                 values.append(float(found[at["metric"]]))
                 cells.append(cell)
+                chance = float(found["chance"]) if chance is None else chance
                 if at["metric"] == "map":
                     intervals.append((float(found["low"]), float(found["high"])))
     fitting = [r for r in references if all(at[axis] == value for axis, value in r.at.items())]
@@ -150,6 +153,7 @@ def _entry(
         at=at,
         values=tuple(values),
         intervals=tuple(intervals),
+        chance=chance,
         published=next((r for r in fitting if r.data == name), None),
         elsewhere={r.data: r for r in reversed(fitting) if r.data != name},
         cells=tuple(cells),
@@ -186,6 +190,21 @@ def _markdown(plan: Plan, tables: Sequence[BenchTable], store: Store, summary: S
         lines += [f"Unfinished: {missing} of {len(plan.cells)} cells.", ""]
         lines += [f"- failed: {plan.cells[n].label}: {m}" for n, m in summary.failures.items()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _chances(table: BenchTable) -> list[str]:
+    """Return the floor of a table's MAPs, by direction."""
+    if not any(metric.startswith("map") for metric in table.spec.metrics):
+        return []
+    found: dict[str, list[float]] = {}
+    for entry in (entry for row in table.entries for entry in row):
+        if entry.chance is not None:
+            found.setdefault(entry.at["direction"], []).append(entry.chance)
+    told = (
+        f"{way} {min(c):.3f}" + (f" to {max(c):.3f}" if max(c) - min(c) >= 5e-4 else "")
+        for way, c in found.items()
+    )
+    return [f"MAP of a random ranking: {', '.join(told)}.", ""] if found else []
 
 
 def _flags(store: Store, name: str) -> list[str]:
@@ -251,7 +270,7 @@ def _protocol_line(plan: Plan) -> str:
         spent.append(f"{name}: {', '.join(parts) or 'as the attack has it'}")
     return (
         f"{plan.recipe.name}, scale {p['scale']}, on {p['data']} (data {p['data_digest'][:12]}, "
-        f"split {p['split']['protocol']} {p['split']['digest'][:12]}): {p['queries']} queries, "
+        f"split {p['split']['protocol'] or 'shipped'} {p['split']['digest'][:12]}): {p['queries']} queries, "
         f"{p['database']} database items; ties count by their expected value over all orders; "
         f"whole ranking unless a metric says @; pictures scored after rounding to 8 bits; seeds "
         f"{', '.join(map(str, p['seeds']))}; hamward {p['version']}; budgets: "
@@ -278,6 +297,7 @@ def _plain(table: BenchTable) -> dict[str, Any]:
                 "deviation": entry.deviation,
                 "values": list(entry.values),
                 "intervals": [list(i) for i in entry.intervals],
+                "chance": entry.chance,
                 "published": _reference(entry.published),
                 "difference": entry.difference,
                 "elsewhere": {k: _reference(r) for k, r in sorted(entry.elsewhere.items())},
