@@ -270,8 +270,8 @@ def _protocol_line(plan: Plan) -> str:
         spent.append(f"{name}: {', '.join(parts) or 'as the attack has it'}")
     return (
         f"{plan.recipe.name}, scale {p['scale']}, on {p['data']} (data {p['data_digest'][:12]}, "
-        f"split {p['split']['protocol'] or 'shipped'} {p['split']['digest'][:12]}): {p['queries']} queries, "
-        f"{p['database']} database items; ties count by their expected value over all orders; "
+        f"split {p['split']['protocol'] or 'shipped'} {p['split']['digest'][:12]}): "
+        f"{p['queries']} queries, {p['database']} database items; ties count by their expected value over all orders; "
         f"whole ranking unless a metric says @; pictures scored after rounding to 8 bits; seeds "
         f"{', '.join(map(str, p['seeds']))}; hamward {p['version']}; budgets: "
         f"{'; '.join(spent) or 'none'}"
