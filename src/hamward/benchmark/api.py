@@ -7,8 +7,9 @@ from pathlib import Path
 from hamward.benchmark.costs import Costs, told
 from hamward.benchmark.executors import ExecutorName, executor_of
 from hamward.benchmark.plan import Plan, data_options, make_plan
-from hamward.benchmark.recipe import FULL, read_bench
+from hamward.benchmark.recipe import read_bench
 from hamward.benchmark.runner import Shard, Summary, run_plan
+from hamward.benchmark.specs import FULL
 from hamward.benchmark.store import Store
 from hamward.benchmark.table import write_tables
 from hamward.errors import DataError, UnknownNameError

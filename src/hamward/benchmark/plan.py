@@ -1,36 +1,32 @@
 """From a recipe, a data set and a scale to cells: what is trained, hardened and evaluated."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 from hamward import __version__
 from hamward.artifacts import digest_of
-from hamward.attacks import ATTACKS, Attack, Budget, TrainableAttack
-from hamward.benchmark.recipe import (
-    CLEAN_THREAT,
-    OWN,
-    UNDEFENDED,
-    BenchRecipe,
-    ThreatSpec,
+from hamward.attacks import Attack, TrainableAttack
+from hamward.benchmark.recipe import BenchRecipe
+from hamward.benchmark.specs import CLEAN_THREAT, OWN, UNDEFENDED
+from hamward.benchmark.threats import (
+    budget_of,
+    build_attack,
+    options_of,
+    resolved_options,
+    steps_of,
 )
 from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import DATASETS, RetrievalData
 from hamward.defenses import DEFENSES
-from hamward.errors import ConfigError
 from hamward.evaluation.configs import EvaluateConfig, HardenConfig, TrainConfig
-from hamward.evaluation.runs import make_attack
 from hamward.recipes import merged, read_recipe
 from hamward.training import OBJECTIVES
-from hamward.types import Access, Modality
+from hamward.types import Modality
 
 __all__ = ["Cell", "Plan", "Place", "make_plan"]
 
 Kind = Literal["train", "harden", "evaluate"]
-
-_GRANTS: tuple[Access, ...] = ("ranks", "codes", "gradients")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,8 +217,10 @@ class _Planner:
             return {}, 1.0
         if threat not in self.known:
             spec = self.recipe.threats[threat]
-            made = {name: _attack(name, spec, path=f"threats.{threat}") for name in spec.attacks}
-            self.known[threat] = made, sum(map(_steps, made.values()))
+            made = {
+                name: build_attack(name, spec, path=f"threats.{threat}") for name in spec.attacks
+            }
+            self.known[threat] = made, sum(map(steps_of, made.values()))
         return self.known[threat]
 
     def _train(self, victim: str, bits: int, seed: int) -> _Model:
@@ -242,7 +240,7 @@ class _Planner:
             kind="train",
             label=f"train {name}{self._seed(seed)}",
             config=plain,
-            resolved={**plain, "options": _resolved(make, config.options)},
+            resolved={**plain, "options": resolved_options(make, config.options)},
             work=len(self.data.split.train) * config.fit.epochs,
             network=config.model.image_network or config.model.text_network,
         )
@@ -270,12 +268,12 @@ class _Planner:
         given = {"base": objective, "seed": seed}
         call_with(make, config.options, path=f"{where}options.", given=given)
         plain = {**to_mapping(config), "victim": base.cell.name}
-        steps = _resolved(make, config.options).get("steps", 0)
+        steps = resolved_options(make, config.options).get("steps", 0)
         cell = self._cell(
             kind="harden",
             label=f"harden {base.name}+{defense}{self._seed(seed)}",
             config=plain,
-            resolved={**plain, "options": _resolved(make, config.options)},
+            resolved={**plain, "options": resolved_options(make, config.options)},
             needs=(base.cell.name,),
             work=len(self.data.split.train) * config.fit.epochs * (1 + 2 * steps),
             network=base.cell.network,
@@ -323,7 +321,7 @@ class _Planner:
             attacks, steps = self.attacks(threat)
             spec = self.recipe.threats.get(threat)
             values = {
-                "attacks": {} if spec is None else {n: _options(n, spec) for n in attacks},
+                "attacks": {} if spec is None else {n: options_of(n, spec) for n in attacks},
                 "modalities": list(sides),
                 "target_protocol": self.recipe.target_protocol,
                 "queries": self.recipe.queries,
@@ -399,101 +397,6 @@ def data_options(recipe: BenchRecipe, name: str) -> dict[str, Any]:
     return dict(recipe.data_options) if name in DATASETS else {}
 
 
-def _attack(name: str, spec: ThreatSpec, *, path: str) -> Attack | TrainableAttack:
-    """Build an attack within its threat's budget, and refuse one that is not.
-
-    Raises:
-        ConfigError: the attack has or was given another budget, cannot be bounded so, attacks
-            another side, or asks for more access than the threat grants.
-    """
-    where = f"{path}.attacks.{name}"
-    attack = make_attack(name, _options(name, spec))
-    if not set(spec.modalities) & set(attack.modalities):
-        raise ConfigError(
-            f"{where}: attacks {' and '.join(attack.modalities)}s, {path} is on "
-            f"{' and '.join(spec.modalities)}s"
-        )
-    if _GRANTS.index(attack.access) > _GRANTS.index(spec.access):
-        raise ConfigError(f"{where}: needs {attack.access}, {path} grants {spec.access}")
-    submits = getattr(attack, "queries", None)
-    if spec.queries is not None and submits is not None and submits > spec.queries:
-        raise ConfigError(
-            f"{where}: contradictory budget: {path} says {spec.queries} queries, the attack has "
-            f"{submits}"
-        )
-    for modality in set(spec.modalities) & set(attack.modalities):
-        said = _declared(spec, modality)
-        if said is None:
-            continue
-        held = attack.budget(modality)
-        words = held.insertions, held.deletions
-        if (
-            held.norm != said.norm
-            or abs(held.eps - said.eps) > 1e-12
-            or words != (said.insertions, said.deletions)
-        ):
-            raise ConfigError(
-                f"{where}: contradictory budget: {path} says {_told(said)} for {modality}s, the "
-                f"attack has {_told(held)}"
-            )
-    return attack
-
-
-def _options(name: str, spec: ThreatSpec) -> dict[str, Any]:
-    """Return an attack's options with the threat's budget in those that it has."""
-    given = dict(spec.attacks[name])
-    entry = ATTACKS[given.get("attack", name.split("@", maxsplit=1)[0])]
-    takes = _parameters(entry.make)
-    budget = {k: v for k, v in _budget(spec).items() if k in takes}
-    return {**budget, **given}
-
-
-def _budget(spec: ThreatSpec) -> dict[str, Any]:
-    names = ("eps", "text_eps", "insertions", "deletions", "queries")
-    return {n: getattr(spec, n) for n in names if getattr(spec, n) is not None}
-
-
-def _declared(spec: ThreatSpec, modality: Modality) -> Budget | None:
-    if modality == "image":
-        return None if spec.eps is None else Budget(eps=spec.eps)
-    if spec.insertions is not None and spec.deletions is not None:
-        return Budget.edits(insertions=spec.insertions, deletions=spec.deletions)
-    return None if spec.text_eps is None else Budget(eps=spec.text_eps)
-
-
-def _told(budget: Budget) -> str:
-    if budget.norm == "edits":
-        return f"{budget.insertions} words in and {budget.deletions} out"
-    return f"{budget.norm} of {budget.eps:.4g}"
-
-
-@cache
-def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(make).parameters
-
-
-def _resolved(make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a method with its defaults, so that a changed default is seen."""
-    found = {
-        name: parameter.default
-        for name, parameter in _parameters(make).items()
-        if name not in ("base", "seed") and parameter.default is not inspect.Parameter.empty
-    }
-    return {k: _plain(v) for k, v in {**found, **options}.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def _steps(attack: Attack | TrainableAttack) -> float:
-    """Return roughly how many passes an item takes; for estimates only."""
-    values = to_mapping(attack)
-    return float(values.get("steps") or values.get("queries") or values.get("epochs") or 100)
-
-
 def _protocol(recipe: BenchRecipe, data: RetrievalData) -> dict[str, Any]:
     limited = data if recipe.queries is None else data.limit(queries=recipe.queries)
     return {
@@ -508,6 +411,6 @@ def _protocol(recipe: BenchRecipe, data: RetrievalData) -> dict[str, Any]:
         "seeds": list(recipe.seeds),
         "scale": recipe.scale,
         "target_protocol": recipe.target_protocol,
-        "budgets": {name: _budget(spec) for name, spec in recipe.threats.items()},
+        "budgets": {name: budget_of(spec) for name, spec in recipe.threats.items()},
         "version": __version__,
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from hamward.artifacts import write_atomically, write_json
 from hamward.benchmark.plan import Place, Plan
-from hamward.benchmark.recipe import AXES, Reference, TableSpec
 from hamward.benchmark.runner import Summary
+from hamward.benchmark.specs import AXES, Reference, TableSpec
 from hamward.benchmark.store import Store
 from hamward.evaluation.table import aligned
 
@@ -271,7 +271,8 @@ def _protocol_line(plan: Plan) -> str:
     return (
         f"{plan.recipe.name}, scale {p['scale']}, on {p['data']} (data {p['data_digest'][:12]}, "
         f"split {p['split']['protocol'] or 'shipped'} {p['split']['digest'][:12]}): "
-        f"{p['queries']} queries, {p['database']} database items; ties count by their expected value over all orders; "
+        f"{p['queries']} queries, {p['database']} database items; ties count by their expected "
+        f"value over all orders; "
         f"whole ranking unless a metric says @; pictures scored after rounding to 8 bits; seeds "
         f"{', '.join(map(str, p['seeds']))}; hamward {p['version']}; budgets: "
         f"{'; '.join(spent) or 'none'}"
