@@ -104,6 +104,7 @@ def test_a_benchmark_once_and_again(go: Go, reference: dict[str, bytes], tmp_pat
     text = reference["table.md"].decode()
     assert f"{worst['value']:.3f} (0.250, {worst['difference']:+.3f})" in text
     assert "5 queries, 72 database items" in text and "both: eps 8/255, text_eps 0.05" in text
+    assert f"MAP of a random ranking: i2t {row.chance:.3f}, t2i" in text
     assert "budgets" in table["protocol"] and table["protocol"]["scale"] == "full"
 
 

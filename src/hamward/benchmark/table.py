@@ -149,13 +149,17 @@ def _entry(
                     intervals.append((float(found["low"]), float(found["high"])))
     fitting = [r for r in references if all(at[axis] == value for axis, value in r.at.items())]
     name = Path(plan.data).name
+    elsewhere: dict[str, Reference] = {}
+    for reference in fitting:
+        if reference.data != name:
+            elsewhere.setdefault(reference.data, reference)
     return Entry(
         at=at,
         values=tuple(values),
         intervals=tuple(intervals),
         chance=chance,
         published=next((r for r in fitting if r.data == name), None),
-        elsewhere={r.data: r for r in reversed(fitting) if r.data != name},
+        elsewhere=elsewhere,
         cells=tuple(cells),
     )
 
@@ -170,6 +174,7 @@ def _markdown(plan: Plan, tables: Sequence[BenchTable], store: Store, summary: S
     lines += [recipe.about.strip(), ""] if recipe.about.strip() else []
     for table in tables:
         lines += [f"## {table.spec.title}", "", _cells(plan, table, _shown), ""]
+        lines += _chances(table)
         noted = {
             e.published.source: e.published for row in table.entries for e in row if e.published
         }
