@@ -200,5 +200,5 @@ class Shelf:
 def test_a_table_of_dataclasses_is_strict_too() -> None:
     made = from_mapping(Shelf, {"parts": {"a": {"rate": "1/4"}, "b": {}}})
     assert made.parts == {"a": Inner(rate=0.25), "b": Inner()}
-    with pytest.raises(ConfigError, match="unknown key 'parts.b.rat': did you mean 'rate'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'parts\.b\.rat': did you mean 'rate'"):
         from_mapping(Shelf, {"parts": {"a": {}, "b": {"rat": 1}}})
