@@ -197,3 +197,15 @@ def test_toml_files_are_read_or_named(tmp_path: Path) -> None:
 def test_only_dataclasses_are_built_from_mappings() -> None:
     with pytest.raises(TypeError, match="no dataclass"):
         from_mapping(int, {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    parts: dict[str, Inner] = field(default_factory=dict)
+
+
+def test_a_table_of_dataclasses_is_strict_too() -> None:
+    made = from_mapping(Shelf, {"parts": {"a": {"rate": "1/4"}, "b": {}}})
+    assert made.parts == {"a": Inner(rate=0.25), "b": Inner()}
+    with pytest.raises(ConfigError, match=r"unknown key 'parts\.b\.rat': did you mean 'rate'"):
+        from_mapping(Shelf, {"parts": {"a": {}, "b": {"rat": 1}}})

@@ -148,6 +148,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR091
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table, got {value!r}")
+        if dataclasses.is_dataclass(arguments[1]):
+            return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
         return dict(value)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, typing.cast(type[Any], hint)):

@@ -25,6 +25,7 @@ from hamward.evaluation import (
     make_attack,
     train_run,
 )
+from hamward.evaluation.runs import kept_data, open_data
 from hamward.models import HashModel
 from hamward.training import SSAH, FitConfig, Step
 
@@ -316,3 +317,21 @@ def test_attacks_are_made_by_name_or_by_the_part_before_the_at() -> None:
     assert make_attack("mine", {"attack": "cmla", "eps": "4/255"}) == CMLA(eps=4 / 255)
     with pytest.raises(UnknownNameError, match="unknown attack 'mine'"):
         make_attack("mine", {})
+
+
+def test_data_are_loaded_once_where_they_are_kept(
+    monkeypatch: pytest.MonkeyPatch, data: RetrievalData
+) -> None:
+    loads: list[str] = []
+
+    def load(name: str, **options: object) -> RetrievalData:
+        loads.append(f"{name} {options}")
+        return data
+
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", load)
+    with kept_data():
+        with kept_data():
+            assert open_data("a", {}) is open_data("a", {})
+        assert open_data("a", {}) is open_data("a", {"image_side": 16})
+    open_data("a", {})
+    assert loads == ["a {}", "a {'image_side': 16}", "a {}"]

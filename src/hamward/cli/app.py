@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from hamward import __version__
+from hamward.cli.bench_command import bench
 from hamward.cli.compare_command import compare
 from hamward.cli.data_app import data_app
 from hamward.cli.onnx_commands import export, import_
@@ -57,6 +58,7 @@ app.command(export)
 app.command(import_, name="import")
 app.command(purify)
 app.command(compare)
+app.command(bench)
 
 
 @app.command

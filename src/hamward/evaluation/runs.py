@@ -1,13 +1,15 @@
 """Runs that judge: evaluations and reports in folders that resume, and what reads run folders."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hamward.artifacts import RunFolder
+from hamward.artifacts import RunFolder, digest_of
 from hamward.attacks import ATTACKS, Attack, TrainableAttack
 from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import RetrievalData, load_data
@@ -27,6 +29,7 @@ __all__ = [
     "data_of",
     "evaluate_run",
     "items_digest",
+    "kept_data",
     "load_victim",
     "make_attack",
     "open_data",
@@ -169,9 +172,31 @@ def load_victim(folder: Path) -> tuple[HashModel, dict[str, Any]]:
     return model, facts
 
 
+_KEPT: ContextVar[dict[str, RetrievalData] | None] = ContextVar("kept_data", default=None)
+
+
+@contextmanager
+def kept_data() -> Iterator[None]:
+    """Load each data set once inside the block, however many runs it holds."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 def open_data(name: str, options: Mapping[str, Any]) -> RetrievalData:
     """Return a data set as a configuration names it."""
-    return load_data(name, **options)
+    kept = _KEPT.get()
+    if kept is None:
+        return load_data(name, **options)
+    key = digest_of([name, options])
+    if key not in kept:
+        kept[key] = load_data(name, **options)
+    return kept[key]
 
 
 def data_of(facts: Mapping[str, Any], folder: Path) -> RetrievalData:
