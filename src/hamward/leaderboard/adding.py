@@ -80,6 +80,7 @@ class _Source:
     def __init__(self, *, run: FinishedRun, board: Path, models: Path) -> None:
         self.run, self.board, self.models = run, board, models
         self.info = RunFolder(run.folder).info()
+        (board / "entries").mkdir(parents=True, exist_ok=True)
 
     def entries(self, victim: str, *, progress: Progress) -> list[Path]:
         folder = Path(self.run.config.victims[victim])
