@@ -21,6 +21,7 @@ GROUPS = (
     {"attacks", "training"},
     {"defenses"},
     {"evaluation"},
+    {"leaderboard", "zoo"},
     {"cli", "__main__"},
 )
 GROUP_OF = {name: number for number, names in enumerate(GROUPS) for name in names}

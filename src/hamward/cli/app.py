@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 from hamward import __version__
 from hamward.cli.compare_command import compare
 from hamward.cli.data_app import data_app
+from hamward.cli.leaderboard_app import leaderboard_app
 from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
     Audience,
@@ -38,6 +39,7 @@ from hamward.cli.settings import (
     candidate_options,
     unique_names,
 )
+from hamward.cli.zoo_app import zoo_app
 from hamward.errors import HamwardError
 from hamward.process import placed
 from hamward.progress import Progress, ProgressKind
@@ -56,6 +58,8 @@ app.command(export)
 app.command(import_, name="import")
 app.command(purify)
 app.command(compare)
+app.command(leaderboard_app)
+app.command(zoo_app)
 
 
 @app.command

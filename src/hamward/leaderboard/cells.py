@@ -1,7 +1,7 @@
 """From the rows of one evaluation to threat models and scores; `add` and `verify` share it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -88,7 +88,8 @@ def _cell(
         for case in chosen:
             if case.precision is None:
                 raise ArtifactError(
-                    f"{run.folder}: keeps no precision per query of {case.row.key!r}: evaluate again"
+                    f"{run.folder}: keeps no precision per query of {case.row.key!r}: evaluate it "
+                    "again"
                 )
             costs[case.row.attack] = case.row
         clean = gathered.clean(direction)

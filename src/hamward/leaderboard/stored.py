@@ -18,7 +18,8 @@ GALLERY = "gallery.json"
 
 def items_file(folder: Path, attack: str) -> Path:
     """Return where the items of an attack are, in the form that is scored."""
-    return folder / "items" / f"{attack.replace('/', '_')}.safetensors"
+    stem = attack.replace("/", "_").replace(":", "_")
+    return folder / "items" / f"{stem}.safetensors"
 
 
 def write_items(file: Path, ids: Int64[Tensor, " n"], items: Shaped[Tensor, "n ..."]) -> None:

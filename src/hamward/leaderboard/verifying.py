@@ -1,7 +1,8 @@
 """An entry recomputed from its artifacts: what differs is named, with both values."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hamward.artifacts import read_tensors
-from hamward.attacks import Budget, attacked_items, encode_items, measure
+from hamward.attacks import Budget, attacked_items, encode, encode_items, measure
 from hamward.config import to_mapping
 from hamward.data import RetrievalData
+from hamward.errors import ArtifactError
 from hamward.evaluation.configs import EvaluateConfig
 from hamward.evaluation.diagnostics import code_flags, row_flags
 from hamward.evaluation.gathering import FinishedRun
@@ -81,10 +83,9 @@ class Recomputed:
     def code(self, key: str) -> Int8[Tensor, "n k"] | Float[Tensor, "n k"]:
         """Return the codes "query/image", "database/text" and so on."""
         if key not in self.codes:
-            part, modality = key.split("/")
-            assert modality in ("image", "text")
-            x = self.data.inputs(modality, self.positions(part, modality))
-            self.codes[key] = encode_items(self.model, modality, x)
+            part, modality = _parts(key)
+            positions = self.positions(part, modality)
+            self.codes[key] = encode(self.model, self.data, modality, positions)
         return self.codes[key]
 
 
@@ -138,7 +139,12 @@ def check_entry(
     key = (place.resolve(), entry.model.files, limit)
     if key not in kept:
         kept[key] = Recomputed(folder=place, queries=limit)
-    return tuple(_Check(entry, folder, kept[key]).differences())
+    try:
+        return tuple(_Check(entry, folder, kept[key]).differences())
+    except KeyError as error:
+        raise ArtifactError(
+            f"{folder}: lacks {error}, which the entry is recomputed from"
+        ) from error
 
 
 def _files(where: str, folder: Path, files: Sequence[StoredFile]) -> Iterator[Difference]:
@@ -217,11 +223,10 @@ class _Check:
         """Encode queries, database and adversarial items again; look whether these may be."""
         for key, held in self.codes.items():
             if not key.startswith("adversarial/"):
-                part, modality = key.split("/")
-                assert modality in ("image", "text")
+                part, modality = _parts(key)
                 positions = self.now.positions(part, modality)
-                x = self.now.data.inputs(modality, positions)
-                yield from self._same(key, modality, self.now.code(key), held, x)
+                again = partial(self._inputs, modality, positions)
+                yield from self._same(key, modality, self.now.code(key), held, again)
         modality = cell.threat.attacked
         positions = self.now.data.positions("query", modality)
         for name, attack in cell.attacks.items():
@@ -233,13 +238,22 @@ class _Check:
                 continue
             key = f"adversarial/{name}/{self.victim}/{modality}"
             codes = encode_items(self.now.model, modality, items)
-            yield from self._same(key, modality, codes, self.codes[key], items)
+            yield from self._same(key, modality, codes, self.codes[key], items.__getitem__)
             clean = attacked_items(attack, self.now.model, self.now.data, modality, positions)
             yield from _within(name, items, clean, attack.budget(modality))
 
+    def _inputs(self, modality: Modality, positions: NDArray[np.int64], rows: Tensor) -> Tensor:
+        return self.now.data.inputs(modality, positions[rows.numpy()])
+
     def _same(
-        self, key: str, modality: Modality, now: Tensor, held: Tensor, x: Tensor
+        self,
+        key: str,
+        modality: Modality,
+        now: Tensor,
+        held: Tensor,
+        items: Callable[[Tensor], Tensor],
     ) -> Iterator[Difference]:
+        """Compare codes; where a logit is nearly 0, either bit is right."""
         if now.shape != held.shape:
             yield Difference(
                 field=f"codes.{key}", seen=tuple(held.shape), expected=tuple(now.shape)
@@ -253,15 +267,15 @@ class _Check:
             rows = torch.nonzero((now != held).any(1)).flatten()
             wrong = torch.zeros_like(now, dtype=torch.bool)
             with torch.no_grad(), frozen(self.now.model):
-                taken = self.now.model.take(x[rows])
+                taken = self.now.model.take(items(rows))
                 logits = self.now.model.logits(modality, taken).cpu()
             decided = logits.abs() > _UNDECIDED * logits.abs().mean()
             wrong[rows] = (now != held)[rows] & decided
-        items = torch.nonzero(wrong.any(1)).flatten().tolist()
-        if items:
+        places = torch.nonzero(wrong.any(1)).flatten().tolist()
+        if places:
             yield Difference(
-                field=f"codes.{key}[{items[0]}]",
-                seen=f"a code that the model does not give ({len(items)} items differ)",
+                field=f"codes.{key}[{places[0]}]",
+                seen=f"a code that the model does not give ({len(places)} items differ)",
                 expected="what the model gives",
             )
 
@@ -306,6 +320,11 @@ class _Check:
         for flag in raised:
             if (flag.id, flag.subject) not in held:
                 yield Difference(field="flags", seen=f"{flag.id} ({flag.subject})", expected="none")
+
+
+def _parts(key: str) -> tuple[str, Modality]:
+    part, name = key.split("/")
+    return part, "image" if name == "image" else "text"
 
 
 def _within(name: str, items: Tensor, clean: Tensor, budget: Budget) -> Iterator[Difference]:

@@ -55,8 +55,8 @@ def build_site(board: Path, out: Path) -> Path:
     pages = {f"entries/{e.name}.html": _entry_page(environment, e, lines, board) for e in entries}
     pages["index.html"] = _index_page(environment, lines)
     for entry in entries:
-        pages[f"entries/{entry.name}.json"] = (
-            (board / "entries" / f"{entry.name}.json").read_text(encoding="utf-8")
+        pages[f"entries/{entry.name}.json"] = (board / "entries" / f"{entry.name}.json").read_text(
+            encoding="utf-8"
         )
     # Listed before they are written, so that a build that was interrupted may be repeated.
     write_json(out / _LIST, {"files": sorted({*before, *pages})})
@@ -151,7 +151,9 @@ def _texts(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 
 def _command(words: Sequence[str]) -> str:
-    return " ".join(word if re.fullmatch(r"[\w./:=,@+-]+", word) else json.dumps(word) for word in words)
+    return " ".join(
+        word if re.fullmatch(r"[\w./:=,@+-]+", word) else json.dumps(word) for word in words
+    )
 
 
 def _environment() -> jinja2.Environment:

@@ -77,7 +77,9 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
     levels = entry.threat.norm == "linf" and entry.threat.attacked == "image"
     series = []
     for i, own in enumerate(entry.scores):
-        found = [(e.threat.eps, s) for e in family for s in e.scores if s.direction == own.direction]
+        found = [
+            (e.threat.eps, s) for e in family for s in e.scores if s.direction == own.direction
+        ]
         points = ((0.0, own.clean.map), *((eps, s.robust.map) for eps, s in found))
         band = ((own.clean.low, own.clean.high), *((s.robust.low, s.robust.high) for _, s in found))
         series.append(
@@ -107,10 +109,11 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
     )
     return Figure(
         title="Robust MAP by budget",
-        caption=f"Each point is an entry of this leaderboard, the worst case of each query; eps = 0 "
-        f"is the clean score. Band: 95 % bootstrap interval over queries. "
+        caption="Each point is an entry of this leaderboard, the worst case of each query; eps = 0 "
+        "is the clean score. Band: 95 % bootstrap interval over queries. "
         f"{reader_name(main.direction).capitalize()} is the direction of the table.",
         panels=(draw(panel),),
+        columns=1,
     )
 
 

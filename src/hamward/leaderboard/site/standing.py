@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from hamward.config import to_mapping
 from hamward.artifacts import digest_of
+from hamward.config import to_mapping
 from hamward.evaluation.report.wording import budget
 from hamward.leaderboard.entry import Entry, ThreatModel
 
