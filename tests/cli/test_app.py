@@ -301,7 +301,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["train", "--help"], ["leaderboard", "--help"], ["zoo", "--help"], ["--version"]],
+)
 def test_help_answers_without_torch(words: list[str]) -> None:
     done = python(
         "import sys\n"

@@ -27,6 +27,7 @@ def zoo_list(*, source: From) -> None:
         card = model.card
         scores = card.get("scores", {})
         defenses = [step["defense"] for step in card.get("hardened", ())]
+        defenses += [purifier["name"] for purifier in card.get("purifiers", {}).values()]
         lines.append(
             [
                 model.name,

@@ -96,8 +96,8 @@ class _Source:
         cells = cells_of(self.run, victim)
         if not cells:
             return []
-        weights = weights_digest(model)
-        stored = push(folder, self.models, name=f"{victim}-{weights[:8]}")
+        identity = digest_of([weights_digest(model), facts.get("purifiers", {})])
+        stored = push(folder, self.models, name=f"{victim}-{identity[:8]}")
         place = os.path.relpath(self.models / stored.name, self.board / "entries")
         described = model_facts(
             victim, place, self.models / stored.name, model, facts, files=stored.files
@@ -109,9 +109,12 @@ class _Source:
             progress.say(f"{victim}: {threat}")
             options = {attack.name: attack.options for attack in cell.threat.attacks}
             key = digest_of(
-                [weights, data.digest, data.split_digest, options, self.run.config.seed]
+                [identity, data.digest, data.split_digest, options, self.run.config.seed]
             )
             name = f"{victim}-{threat.replace('/', '-')}-{key[:8]}"
+            if self._held(name, cell):
+                made.append(self.board / "entries" / f"{name}.json")
+                continue
             part = self.board / "artifacts" / f".{name}.{os.getpid()}.part"
             try:
                 self._stage(
@@ -145,6 +148,21 @@ class _Source:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
         return made
+
+    def _held(self, name: str, cell: Cell) -> bool:
+        """Return whether the board has this entry.
+
+        Raises:
+            ArtifactError: it has other numbers under this name.
+        """
+        file = self.board / "entries" / f"{name}.json"
+        if not file.exists():
+            return False
+        if read_entry(file).scores != cell.scores:
+            raise ArtifactError(
+                f"{file}: holds other numbers of the same evaluation; remove it to replace them"
+            )
+        return True
 
     def _stage(
         self, part: Path, cell: Cell, data: RetrievalData, *, victim: str, hamming: bool
@@ -185,18 +203,10 @@ class _Source:
         """Give an entry its name, once it follows from its files.
 
         Raises:
-            ArtifactError: it does not, or the name is taken by other numbers.
+            ArtifactError: it does not.
         """
         file = self.board / "entries" / f"{entry.name}.json"
         place = self.board / "artifacts" / entry.name
-        if file.exists():
-            old = read_entry(file)
-            if (old.scores, old.files) != (entry.scores, entry.files):
-                raise ArtifactError(
-                    f"{file}: holds other numbers of the same evaluation; remove it and "
-                    f"{place} to replace them"
-                )
-            return file
         found = check_entry(entry, file.parent, artifacts=part, recomputed=recomputed)
         if found:
             raise ArtifactError(

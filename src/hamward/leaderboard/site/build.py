@@ -61,7 +61,8 @@ def build_site(board: Path, out: Path) -> Path:
     # Listed before they are written, so that a build that was interrupted may be repeated.
     write_json(out / _LIST, {"files": sorted({*before, *pages})})
     for path, text in pages.items():
-        _write(out / path, text)
+        if path not in before or _read(out / path) != text:
+            _write(out / path, text)
     for path in before - pages.keys():
         (out / path).unlink(missing_ok=True)
     write_json(out / _LIST, {"files": sorted(pages)})
@@ -188,6 +189,10 @@ def _duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def _write(file: Path, text: str) -> None:
