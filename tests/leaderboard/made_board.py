@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from hamward.artifacts import RunFolder
-from hamward.config import to_mapping
 from hamward.data import RetrievalData
 from hamward.evaluation import EvaluateConfig, evaluate_run
 from hamward.evaluation.card import model_card, write_card
 from hamward.evaluation.runs import items_digest
+from hamward.leaderboard import add_run
 from hamward.leaderboard.entry import Entry, read_entry, write_entry
 from hamward.models import HashModel, save_model
 from hamward.zoo import StoredFile, file_of
@@ -44,13 +46,25 @@ def write_victim(folder: Path, model: HashModel, data: RetrievalData) -> Path:
     return folder
 
 
-def write_evaluation(folder: Path, victim: Path) -> Path:
-    """A finished evaluation of some queries."""
-    config = EvaluateConfig(
-        victims={victim.name: str(victim)}, attacks=ATTACKS, queries=QUERIES, diagnose=False
-    )
-    evaluate_run(config, folder)
-    return folder
+_MADE: list[tuple[Path, Path]] = []
+
+
+def made_once(
+    factory: pytest.TempPathFactory, model: HashModel, data: RetrievalData
+) -> tuple[Path, Path]:
+    """A finished evaluation of some queries and its board; once a session, for all modules."""
+    if not _MADE:
+        base = factory.mktemp("leaderboard")
+        victim = write_victim(base / "tiny", model, data)
+        config = EvaluateConfig(
+            victims={victim.name: str(victim)}, attacks=ATTACKS, queries=QUERIES, diagnose=False
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
+            evaluate_run(config, base / "run")
+            add_run(base / "run", base / "board")
+        _MADE.append((base / "run", base / "board"))
+    return _MADE[0]
 
 
 def entry_file(board: Path, threat: str) -> Path:
@@ -84,8 +98,3 @@ def with_new_hashes(file: Path) -> Entry:
         )
 
     return change(file, edit)
-
-
-def plain(entry: Entry) -> dict[str, object]:
-    """An entry as its file says it."""
-    return to_mapping(entry)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_board import QUERIES, change, entry_file, with_new_hashes
+from made_board import QUERIES, change, entry_file, made_once, with_new_hashes
 
 from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.data import RetrievalData
@@ -23,6 +23,33 @@ from hamward.models import HashModel
 
 LARGE, EDITS, BLACK = "image-linf-8/255", "text-edits-1+1", "black-box-3-image-linf-8/255"
 THREATS = {LARGE, EDITS, BLACK, "image-linf-4/255", "text-linf-0.05-feature-space"}
+
+
+@pytest.fixture(autouse=True)
+def _tiny_data(monkeypatch: pytest.MonkeyPatch, data: RetrievalData) -> None:
+    """Every data set is the tiny one."""
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
+
+
+@pytest.fixture(scope="module")
+def evaluation(
+    _trained: HashModel, data: RetrievalData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return made_once(tmp_path_factory, _trained, data)[0]
+
+
+@pytest.fixture(scope="module")
+def made(
+    _trained: HashModel, data: RetrievalData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A board that nobody changes."""
+    return made_once(tmp_path_factory, _trained, data)[1]
+
+
+@pytest.fixture
+def board(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "board"))
 
 
 def test_an_entry_for_each_threat_model_with_the_worst_case_of_each_query(

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_refused_and_nothing_half_written_counts(
     with pytest.raises(ArtifactError, match=r"model.safetensors: has [\d,]+ bytes, expected"):
         pull("tiny", served[0], tmp_path / "out2")
     weights.unlink()
-    with pytest.raises(DataError, match="Not Found"):
+    with pytest.raises(DataError, match="File not found"):
         pull("tiny", served[0], tmp_path / "out3")
     with pytest.raises(ArtifactError, match="is missing, and the manifest lists it"):
         pull("tiny", zoo, tmp_path / "out3")
