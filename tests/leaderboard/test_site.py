@@ -121,6 +121,14 @@ def test_a_curve_joins_the_entries_of_one_victim(made: Path) -> None:
     (panel,) = drawn.panels
     assert "eps in 1/255" in panel and ">4</text>" in panel and ">8</text>" in panel
     assert budget_figure(read_entry(entry_file(made, "text-edits-1+1")), entries) is None
+    # The same weights behind a purifier are another victim, and its budgets another curve.
+    purified = read_entry(entry_file(made, SMALL))
+    files = tuple(
+        dataclasses.replace(f, sha256="0" * 64) if f.path == "model.json" else f
+        for f in purified.model.files
+    )
+    purified = dataclasses.replace(purified, model=dataclasses.replace(purified.model, files=files))
+    assert budget_figure(purified, [*entries, purified]) is None
 
 
 def test_what_cannot_be_trusted_is_refused(board: Path, tmp_path: Path) -> None:
@@ -189,9 +197,10 @@ def test_sort_filter_and_open_an_entry(page: Any, site: Path) -> None:
         "#board tbody tr:not([hidden])", "rows => rows.map(row => +row.dataset.robust)"
     )
     assert robust == sorted(robust, reverse=True) and len(robust) == 5
-    assert sorted_by(page)["robust"] == "descending"
+    assert sorted_by(page)["robust"] == "descending" and names(page)[-1] == "gamma"
     page.click("button[data-key=robust]")
     assert sorted_by(page)["robust"] == "ascending" and names(page)[0] == "delta"
+    assert names(page)[-1] == "gamma", "what counts as masking is last in either order"
     page.click("button[data-key=name]")
     assert names(page) == ["alpha", "beta", "delta", "gamma", "tiny"]
     assert {k: v for k, v in sorted_by(page).items() if v != "none"} == {"name": "ascending"}

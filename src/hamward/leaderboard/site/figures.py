@@ -71,8 +71,12 @@ def _point(line: Line, *, labeled: bool) -> Series:
 
 def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
     """Return robust MAP by budget over all entries of the same victim, if there are several."""
-    family = sorted((e for e in entries if _same_family(e, entry)), key=lambda e: e.threat.eps)
-    if len({e.threat.eps for e in family}) < 2:
+    worst: dict[float, Entry] = {}  # of several entries of one budget the lowest counts
+    for other in sorted(entries, key=lambda e: -e.main.robust.map):
+        if _same_family(other, entry):
+            worst[other.threat.eps] = other
+    family = [worst[eps] for eps in sorted(worst)]
+    if len(family) < 2:
         return None
     levels = entry.threat.norm == "linf" and entry.threat.attacked == "image"
     series = []
@@ -96,8 +100,7 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
             low=0,
             high=family[-1].threat.eps,
             ticks=tuple(
-                (eps, f"{eps * (255 if levels else 1):.3g}")
-                for eps in sorted({0.0, *(e.threat.eps for e in family)})
+                (eps, f"{eps * (255 if levels else 1):.3g}") for eps in (0.0, *sorted(worst))
             ),
             name="eps in 1/255" if levels else "eps",
         ),
@@ -119,8 +122,9 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
 
 def _same_family(one: Entry, other: Entry) -> bool:
     def key(e: Entry) -> tuple[object, ...]:
-        weights = tuple(f.sha256 for f in e.model.files if f.path.endswith(".safetensors"))
+        weights = {f.path: f.sha256 for f in e.model.files}
+        model = weights.get("model.safetensors"), weights.get("model.json")
         threat = (e.threat.attacked, e.threat.norm, e.threat.stored, e.threat.access)
-        return weights, e.data.digest, e.protocol.queries, e.protocol.seed, threat
+        return model, e.data.digest, e.protocol.queries, e.protocol.seed, threat
 
     return key(one) == key(other)

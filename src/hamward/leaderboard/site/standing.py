@@ -56,7 +56,7 @@ def group_of(entry: Entry) -> str:
 
 
 def lines_of(entries: Sequence[Entry]) -> list[Line]:
-    """Return the entries by data, threat and robust MAP, best first."""
+    """Return the entries by data, threat and robust MAP, best first and masking last."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(group_of(entry), []).append(entry)
@@ -73,6 +73,7 @@ def lines_of(entries: Sequence[Entry]) -> list[Line]:
             line.entry.data.name,
             line.entry.threat.id,
             line.group,
+            line.entry.masking,
             -line.entry.main.robust.map,
             line.entry.name,
         ),
