@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hamward
+from hamward import __version__
 from hamward.artifacts import RunFolder, digest_of, read_tensors, write_json, write_tensors
 from hamward.attacks import round_to_grid
 from hamward.data import RetrievalData
@@ -137,7 +137,7 @@ class _Source:
                         attack_seconds=sum(a.seconds for a in cell.threat.attacks),
                         submissions=sum(a.submissions for a in cell.threat.attacks),
                     ),
-                    code=Code(version=hamward.__version__, sources=sources_digest()),
+                    code=Code(version=__version__, sources=sources_digest()),
                     artifacts=f"../artifacts/{name}",
                     files=tuple(file_of(part, path) for path in paths),
                     command=("hamward", *self.info["command"][1:]),
