@@ -21,7 +21,7 @@ GROUPS = (
     {"attacks", "training"},
     {"defenses"},
     {"evaluation"},
-    {"benchmark"},
+    {"benchmark", "leaderboard", "zoo"},
     {"cli", "__main__"},
 )
 GROUP_OF = {name: number for number, names in enumerate(GROUPS) for name in names}

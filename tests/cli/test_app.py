@@ -302,7 +302,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["bench", "--help"], ["--version"]]
+    "words",
+    [[c, "--help"] for c in ("train", "bench", "leaderboard", "zoo")] + [["--help"], ["--version"]],
 )
 def test_help_answers_without_torch(words: list[str]) -> None:
     done = python(

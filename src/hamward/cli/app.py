@@ -11,6 +11,7 @@ from hamward import __version__
 from hamward.cli.bench_command import bench
 from hamward.cli.compare_command import compare
 from hamward.cli.data_app import data_app
+from hamward.cli.leaderboard_app import leaderboard_app
 from hamward.cli.onnx_commands import export, import_
 from hamward.cli.parameters import (
     Audience,
@@ -40,6 +41,7 @@ from hamward.cli.settings import (
     candidate_options,
     unique_names,
 )
+from hamward.cli.zoo_app import zoo_app
 from hamward.errors import HamwardError
 from hamward.process import placed
 from hamward.progress import ProgressKind
@@ -59,6 +61,8 @@ app.command(import_, name="import")
 app.command(purify)
 app.command(compare)
 app.command(bench)
+app.command(leaderboard_app)
+app.command(zoo_app)
 
 
 @app.command

@@ -1,6 +1,5 @@
 """Adversarial items of one attack on one victim: trained, crafted, kept, read again."""
 
-import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from hamward.errors import ArtifactError
 from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.texts import write_texts
 from hamward.index import HammingIndex
-from hamward.models import HashModel, QueryLedger, Victim
+from hamward.models import HashModel, QueryLedger, Victim, weights_digest
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality
 
@@ -223,13 +222,9 @@ class Job:
     @property
     def _made_by(self) -> str:
         """All that decides what the attack makes of an item, so that nothing stale is read."""
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         options = {"class": type(self.attack).__name__, **to_mapping(self.attack)}
         target = self.target_protocol if self.attack.targeted else ""
-        made_by = [options, self.seed, self.low_precision, target, weights.hexdigest()]
+        made_by = [options, self.seed, self.low_precision, target, weights_digest(self.model)]
         return digest_of(made_by + ([to_mapping(self.candidates)] if self.candidates else []))
 
     def _parts(self, file: Path) -> Path:

@@ -5,7 +5,7 @@ from hamward.models.networks import IMAGE_NETWORKS
 from hamward.models.onnx_files import wrap_onnx
 from hamward.models.purifiers import PURIFIERS, BitDepth, Jpeg, NoiseVote, Purifier, WordDrop
 from hamward.models.reading import read_by
-from hamward.models.storage import load_model, save_model
+from hamward.models.storage import load_model, save_model, weights_digest
 from hamward.models.victim import Access, QueryLedger, Victim
 from hamward.models.wrapping import wrap
 
@@ -28,6 +28,7 @@ __all__ = [
     "load_model",
     "read_by",
     "save_model",
+    "weights_digest",
     "wrap",
     "wrap_onnx",
 ]

@@ -3,9 +3,12 @@
 A text transformer's configuration and tokenizer lie in the folder `text` beside them.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.config import call_with, from_mapping, to_mapping
@@ -16,7 +19,7 @@ from hamward.models.onnx_files import OnnxEncoder, wrap_onnx
 from hamward.models.purifiers import PURIFIERS, Purifier
 from hamward.types import MODALITIES, Modality
 
-__all__ = ["load_model", "onnx_file", "save_model", "save_onnx_model"]
+__all__ = ["load_model", "onnx_file", "save_model", "save_onnx_model", "weights_digest"]
 
 _TEXT = "text"
 
@@ -41,6 +44,15 @@ def save_model(folder: Path, model: HashModel, **facts: Any) -> None:
     stored = {**facts, "purifiers": purifiers} if purifiers else facts
     write_tensors(folder / "model.safetensors", model.state_dict())
     write_json(folder / "model.json", {"spec": to_mapping(model.spec), **stored})
+
+
+def weights_digest(model: HashModel) -> str:
+    """Return the SHA-256 of all weights and buffers, however they are stored."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def onnx_file(folder: Path, modality: Modality) -> Path:

@@ -44,6 +44,8 @@ class Series:
         band: (low, high) per point, or empty.
         markers: Draw the points; an unconnected series has style "points".
         keyed: Write the label above the plot, where no line can cross it.
+        link: Address that the points lead to; empty for none.
+        told: What a link's points say to a reader who cannot see them, or points at them.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -52,6 +54,8 @@ class Series:
     band: tuple[tuple[float, float], ...] = ()
     markers: bool = False
     keyed: bool = False
+    link: str = ""
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +205,12 @@ class _Frame:
             parts += [
                 dot.format(c=series.style, x=self.x(x), y=self.y(y)) for x, y in series.points
             ]
-        return Markup("").join(parts)
+        drawn = Markup("").join(parts)
+        if not series.link:
+            return drawn
+        return Markup('<a href="{}" aria-label="{}"><title>{}</title>{}</a>').format(
+            series.link, series.told, series.told, drawn
+        )
 
     def keys(self) -> list[Markup]:
         """Return the keyed labels in one row above the plot, ending at its right edge."""

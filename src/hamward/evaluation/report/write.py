@@ -25,7 +25,7 @@ from hamward.evaluation.report.tables import flat, grids, hubness, roundings
 from hamward.progress import SILENT, Progress
 from hamward.types import Modality, modalities_of
 
-__all__ = ["plain", "write_report"]
+__all__ = ["page_environment", "plain", "write_report"]
 
 _CASES: dict[Modality, int] = {"image": 6, "text": 4}
 
@@ -125,7 +125,7 @@ def _page(
         ("distance", "Distances before and after", distance_figures(findings)),
     ]
     return (
-        _environment()
+        page_environment()
         .get_template("page.html.j2")
         .render(
             title=title,
@@ -146,15 +146,24 @@ def _page(
             protocol=flat(protocol),
             attacks=[(name, flat(config)) for name, config in attacks.items()],
             facts=flat(facts),
-            CLEAN=CLEAN,
         )
     )
 
 
-def _environment() -> jinja2.Environment:
-    folder = resources.files("hamward.evaluation.report")
+def page_environment(*packages: str) -> jinja2.Environment:
+    """Return what renders pages: the report's templates, style sheets and filters.
+
+    Args:
+        packages: Packages with more templates; their names go before the report's.
+    """
+    folders = [resources.files(name) for name in (*packages, "hamward.evaluation.report")]
+
+    def load(name: str) -> str | None:
+        found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        return None if found is None else found.read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(load),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -171,6 +180,7 @@ def _environment() -> jinja2.Environment:
         "score": wording.score,
         "size": _size,
     }
+    environment.globals["CLEAN"] = CLEAN
     environment.globals["asked"] = lambda direction: modalities_of(direction)[0]
     environment.globals["answered"] = lambda direction: modalities_of(direction)[1]
     return environment
