@@ -7,17 +7,13 @@ import method_pages
 from board_rows import board_rows
 from mkdocs.structure.files import File, Files
 
-# Written beside this site; each enters the navigation once it is there.
-_ELSEWHERE = ("bench.md", "leaderboard.md", "zoo.md")
-
 
 def on_config(config: Any) -> Any:
     """Complete the navigation, and make the pages once for all later steps."""
     board = config.extra["board"]
     rows = board_rows(Path(board)) if board else None
-    config.extra["method_pages"] = method_pages.pages(rows)
-    missing = {name for name in _ELSEWHERE if not (Path(config.docs_dir) / name).exists()}
-    config.nav = [_completed(item, missing, config.extra["method_pages"]) for item in config.nav]
+    made = config.extra["method_pages"] = method_pages.pages(rows)
+    config.nav = [_completed(item, made) for item in config.nav]
     return config
 
 
@@ -35,13 +31,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
-def _completed(item: Any, missing: set[str], made: list[method_pages.Page]) -> Any:
+def _completed(item: Any, made: list[method_pages.Page]) -> Any:
     ((title, inside),) = item.items()
-    if title == "Methods":
-        return {title: _methods(made)}
-    if isinstance(inside, list):
-        inside = [part for part in inside if not missing & set(part.values())]
-    return {title: inside}
+    return {title: _methods(made) if title == "Methods" else inside}
 
 
 def _methods(made: list[method_pages.Page]) -> list[Any]:

@@ -15,7 +15,16 @@ import pytest
 from make_bench import SHORT, prepare_tiny, write_recipe
 
 from hamward import artifacts
-from hamward.benchmark import BenchResult, Shard, Store, bench, cells, executor_of, run_plan
+from hamward.benchmark import (
+    BenchResult,
+    Shard,
+    Store,
+    bench,
+    cells,
+    evaluations_in,
+    executor_of,
+    run_plan,
+)
 from hamward.benchmark.api import plan_lines, planned
 from hamward.benchmark.claims import STALE, Holder, claimed, holder_of
 from hamward.data import RetrievalData
@@ -82,6 +91,10 @@ def test_a_benchmark_once_and_again(go: Go, reference: dict[str, bytes], tmp_pat
     assert len(entries) == 2 * 3 * 2 * 2
     store = Store.open(tmp_path / "out")
     place = {c.label: n for n, c in made.plan.cells.items()}
+    inside = evaluations_in(tmp_path / "out")
+    assert inside is not None and evaluations_in(tmp_path) is None
+    labels = {"dcmh-8: noise", "dcmh-8: both", "dcmh-8+control: both"}  # "clean" has no attack
+    assert {store.record(folder.name)["label"] for folder in inside} == labels
     noise = Evaluation.load(store.folder(place["dcmh-8: noise"]))
     row = noise.find("dcmh-8", "random-noise", "i2t")
     found = next(

@@ -5,7 +5,7 @@ from hamward.benchmark.executors import Executor, executor_of
 from hamward.benchmark.plan import Cell, Plan, make_plan
 from hamward.benchmark.recipe import BenchRecipe, bench_names, read_bench
 from hamward.benchmark.runner import Shard, Summary, run_plan
-from hamward.benchmark.store import Store
+from hamward.benchmark.store import Store, evaluations_in
 from hamward.benchmark.table import bench_tables, write_tables
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "bench",
     "bench_names",
     "bench_tables",
+    "evaluations_in",
     "executor_of",
     "make_plan",
     "planned",

@@ -11,7 +11,7 @@ from hamward.artifacts import read_json, write_json
 from hamward.benchmark.claims import Holder, holder_of
 from hamward.errors import ArtifactError
 
-__all__ = ["Store"]
+__all__ = ["Store", "evaluations_in"]
 
 _MARK = "bench.json"
 _RECORD = "cell.json"
@@ -117,6 +117,29 @@ class Store:
 
     def _failure(self, name: str) -> Path:
         return self.path / "failures" / f"{name}.json"
+
+
+def evaluations_in(folder: Path) -> list[Path] | None:
+    """Return the run folders in which victims met attacks crafted on themselves.
+
+    Args:
+        folder: A folder of benchmarks.
+
+    Returns:
+        Those of finished cells, in order of their labels; None if `folder` is something else.
+    """
+    if not (folder / _MARK).exists():
+        return None
+    store = Store.open(folder)
+    records = [store.record(name) for name in store.finished()]
+    chosen = [
+        (record["label"], record["name"])
+        for record in records
+        if record["kind"] == "evaluate"
+        and record["config"]["attacks"]
+        and any(m["victim"] == m["crafted_on"] for m in record["measures"])
+    ]
+    return [store.folder(name) for _, name in sorted(chosen)]
 
 
 def _used(path: Path) -> bool:

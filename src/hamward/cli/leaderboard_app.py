@@ -16,8 +16,10 @@ leaderboard_app = App(
 
 @leaderboard_app.command
 def add(
-    run: Annotated[Path, Parameter(help="Run folder of a finished evaluation.")],
-    *,
+    *runs: Annotated[
+        Path,
+        Parameter(help="Run folders of finished evaluations, or of `bench`: all in it."),
+    ],
     to: Annotated[Path, Parameter(help="Folder of the leaderboard.")],
     models: Annotated[
         Path | None, Parameter(help="Zoo that keeps the victims; default models in the board.")
@@ -25,15 +27,26 @@ def add(
     threads: Threads = None,
     progress: Show = "auto",
 ) -> None:
-    """Make entries of an evaluation, one for each victim and threat model.
+    """Make entries of evaluations, one for each victim and threat model.
 
     `hamward leaderboard add runs/eval --to board`. Each is verified before it is written.
     """
     watch = prepare(threads, progress)
+    from hamward.benchmark import evaluations_in
+    from hamward.errors import ConfigError
     from hamward.leaderboard import add_run
 
-    for file in add_run(run, to, models=models, progress=watch):
-        print(file)
+    if not runs:
+        raise ConfigError("give at least one run folder of an evaluation, or of a benchmark")
+    found: list[tuple[Path, bool]] = []
+    for run in runs:
+        inside = evaluations_in(run)
+        if inside == []:
+            raise ConfigError(f"{run}: no attack of this benchmark is finished yet")
+        found += [(run, False)] if inside is None else [(cell, True) for cell in inside]
+    for run, optional in watch.track(found, total=len(found), label="add"):
+        for file in add_run(run, to, models=models, optional=optional, progress=watch):
+            print(file)
 
 
 @leaderboard_app.command

@@ -35,7 +35,12 @@ _SHOWN = 3
 
 
 def add_run(
-    run: Path, board: Path, *, models: Path | None = None, progress: Progress = SILENT
+    run: Path,
+    board: Path,
+    *,
+    models: Path | None = None,
+    optional: bool = False,
+    progress: Progress = SILENT,
 ) -> list[Path]:
     """Make an entry for each victim and threat model of a finished evaluation.
 
@@ -46,6 +51,7 @@ def add_run(
         run: Run folder of an evaluation.
         board: The leaderboard's folder; made if it is not there.
         models: Zoo that keeps the victims; by default `board / "models"`.
+        optional: Return nothing where nothing of it is an entry, instead of raising.
         progress: Watches.
 
     Returns:
@@ -53,9 +59,8 @@ def add_run(
 
     Raises:
         ArtifactError: the evaluation is not finished, attacked database items, keeps no
-            precision per query, or does not follow from its own files; or the board holds other
-            numbers under a name.
-        DataError: nothing of it is an entry.
+            precision per query, or does not follow from its own files; nothing of it is an entry;
+            or the board holds other numbers under a name.
     """
     finished = FinishedRun.read(run)
     if "candidates" in finished.evaluation.protocol:
@@ -66,7 +71,7 @@ def add_run(
         for victim in finished.config.victims
         for file in source.entries(victim, progress=progress)
     ]
-    if not made:
+    if not made and not optional:
         raise ArtifactError(
             f"{run}: no attack was crafted on the victims themselves (random noise and transfers "
             "say nothing about robustness)"
