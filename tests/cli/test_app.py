@@ -256,7 +256,7 @@ def test_the_command_line_overrides_the_file(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0, err
     config = json.loads((out / "run.json").read_text())["config"]
-    assert config["options"] == {"gamma": 2, "eta": 0.25}
+    assert config["options"] == {"tanh_head": True, "gamma": 2, "eta": 0.25}
     assert config["fit"]["epochs"] == 1 and config["fit"]["batch_size"] == 16
     assert config["model"]["code_length"] == 24 and config["data"] == "tiny"
     assert config["method"] == "dcmh"

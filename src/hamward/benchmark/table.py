@@ -9,9 +9,10 @@ from typing import Any
 from hamward.artifacts import write_atomically, write_json
 from hamward.benchmark.plan import Place, Plan
 from hamward.benchmark.runner import Summary
-from hamward.benchmark.specs import AXES, Reference, TableSpec
+from hamward.benchmark.specs import AXES, CLEAN_THREAT, Reference, TableSpec
 from hamward.benchmark.store import Store
 from hamward.evaluation.table import aligned
+from hamward.types import modalities_of
 
 __all__ = ["BenchTable", "Entry", "bench_tables", "write_tables"]
 
@@ -79,7 +80,8 @@ def bench_tables(plan: Plan, store: Store) -> list[BenchTable]:
     tables = []
     for name, spec in plan.recipe.tables.items():
         fixed = {axis: spec.values(axis)[0] for axis in _fixed(spec)}
-        rows, columns = spec.keys(spec.rows), spec.keys(spec.columns)
+        rows = spec.keys(spec.rows)
+        columns = [c for c in spec.keys(spec.columns) if _attackable(plan, c)]
         tables.append(
             BenchTable(
                 name=name,
@@ -162,6 +164,14 @@ def _entry(
         elsewhere=elsewhere,
         cells=tuple(cells),
     )
+
+
+def _attackable(plan: Plan, column: Mapping[str, Any]) -> bool:
+    """Return whether a column's threat attacks the items that ask in its direction."""
+    threat = plan.recipe.threats.get(column.get("threat", CLEAN_THREAT))
+    if threat is None or "direction" not in column:
+        return True
+    return modalities_of(column["direction"])[0] in threat.modalities
 
 
 def _fixed(spec: TableSpec) -> list[str]:
