@@ -167,6 +167,10 @@ def test_doubts_mark_a_defense_as_masking(tmp_path: Path) -> None:
     made = compare_runs([tmp_path / "a"])
     assert made.masks("hardened") and made.facts("hardened").flags == ("scale",)
     assert not made.masks("undefended") and made.facts("undefended").cost is None
+    codes = dataclasses.replace(flag, id="collapsed-codes")  # inherited from any victim
+    write_run(tmp_path / "codes", *pair(), flags=(codes,))
+    made = compare_runs([tmp_path / "codes"])
+    assert made.facts("hardened").flags == ("collapsed-codes",) and not made.masks("hardened")
     # Rows of two runs raise doubts together: an attack without gradients did more damage.
     square = pair("square")
     square[-1] = dataclasses.replace(square[-1], map=0.2)

@@ -346,3 +346,6 @@ def test_flags_of_a_defense_count_as_masking(made: Path) -> None:
     assert not dataclasses.replace(entry, flags=(flag,)).masking
     assert not dataclasses.replace(entry, model=hardened, flags=()).masking
     assert dataclasses.replace(entry, model=hardened, flags=(flag,)).masking
+    ties = dataclasses.replace(flag, id="ties")
+    assert not dataclasses.replace(entry, model=hardened, flags=(ties,)).masking
+    assert dataclasses.replace(entry, model=hardened, flags=(ties, flag)).masking

@@ -7,6 +7,7 @@ from typing import Any
 
 from hamward.artifacts import read_json
 from hamward.errors import ConfigError
+from hamward.evaluation.diagnostics import tells_of_masking
 from hamward.evaluation.gathering import (
     OF_A_VICTIM,
     Gathered,
@@ -119,8 +120,8 @@ class Comparison:
         return next(v for v in self.victims if v.name == victim)
 
     def masks(self, victim: str) -> bool:
-        """Return whether a defense counts as masking: some doubt about it is not cleared."""
-        return victim != self.base and bool(self.facts(victim).flags)
+        """Return whether a defense counts as masking: attacks on it may have been misled."""
+        return victim != self.base and tells_of_masking(self.facts(victim).flags)
 
 
 def compare_runs(folders: Sequence[Path], *, base: str | None = None) -> Comparison:

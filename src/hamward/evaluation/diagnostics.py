@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from hamward.metrics import DistanceCounts, chance_map, mean_average_precision
 from hamward.models import HashModel, Victim
 from hamward.types import Modality
 
-__all__ = ["FLAGS", "code_flags", "probe_flags", "row_flags"]
+__all__ = ["FLAGS", "code_flags", "probe_flags", "row_flags", "tells_of_masking"]
 
 FLAGS: Mapping[str, str] = {
     "black-box-beats-white-box": "An attack with less access did more damage than every "
@@ -50,6 +50,10 @@ FLAGS: Mapping[str, str] = {
 }
 """What each flag means; docs/diagnostics.md has a paragraph for each."""
 
+_OF_CODES_AND_FILES = {"rounding", "ties", "collapsed-codes"}
+"""Flags about codes, tie rules and files: true of undefended victims too, and no sign that
+gradients lead attacks astray."""
+
 _LIMITS = {
     "black-box-beats-white-box": 0.002,
     "transfer-beats-white-box": 0.002,
@@ -64,6 +68,14 @@ _LIMITS = {
     "not-converged": 0.01,
     "bounded-optimum": 0.02,
 }
+
+
+def tells_of_masking(flags: Iterable[str]) -> bool:
+    """Return whether some of these flags say that attacks on the victim may have been misled.
+
+    A defense with such a flag counts as masking: its robust MAP is no evidence.
+    """
+    return not _OF_CODES_AND_FILES.issuperset(flags)
 
 
 def row_flags(rows: tuple[Row, ...], attacks: Mapping[str, Attack | TrainableAttack]) -> list[Flag]:

@@ -15,6 +15,7 @@ from typing import Any, final
 from hamward.artifacts import read_json, write_json
 from hamward.config import from_mapping, to_mapping
 from hamward.errors import ArtifactError, ConfigError
+from hamward.evaluation.diagnostics import tells_of_masking
 from hamward.evaluation.results import Flag
 from hamward.types import Access, Direction, Modality
 from hamward.zoo import StoredFile
@@ -294,8 +295,8 @@ class Entry:
 
     @property
     def masking(self) -> bool:
-        """Whether a defense counts as masking: some doubt about it is not cleared."""
-        return bool(self.model.defense) and bool(self.flags)
+        """Whether a defense counts as masking: attacks on it may have been misled."""
+        return bool(self.model.defense) and tells_of_masking(flag.id for flag in self.flags)
 
 
 def write_entry(file: Path, entry: Entry) -> None:

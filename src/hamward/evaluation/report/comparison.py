@@ -127,8 +127,8 @@ def _notes(comparison: Comparison) -> list[str]:
         f"recovered: share of the gap between clean and robust MAP of {comparison.base} that is "
         "closed.",
         "training: wall clock in multiples of the base's, earlier victims of a chain included.",
-        "masking: a doubt is raised about this defense (docs/diagnostics.md), so that its robust "
-        "MAP is no evidence.",
+        "masking: a flag says that attacks on this defense may have been misled "
+        "(docs/diagnostics.md), so that its robust MAP is no evidence.",
     ]
     if comparison.outside:
         named = "; ".join(map(threat_name, comparison.outside))
