@@ -86,8 +86,8 @@ def info_nce(
     q_i is row i of `matches` divided by its sum: several matches share the target evenly, one
     match gives InfoNCE. A query without a match costs 0. The other direction is the transposes.
 
-    Source: van den Oord et al., 2018; soft targets for shared labels as the RoCMR specification
-        sets them (its Sec. 2.1, INFERRED there).
+    Source: van den Oord et al., 2018; soft targets for shared labels as INFERRED for RoCMR
+        (Zhang, Sun and Zhao, IJCNN 2022).
     """
     share = matches / matches.sum(1, keepdim=True).clamp(min=1e-12)
     return -(share * similarity.log_softmax(1)).sum(1)

@@ -96,7 +96,7 @@ class _Residual(nn.Module):
 class PerturbationGenerator(nn.Module):
     """PG: pictures in [-1, 1] -> perturbations >= 0, (n, 3, S, S).
 
-    Source: released code of EQB2A. Kernels that the specification does not name are 3x3.
+    Source: released code of EQB2A. Kernels that are UNKNOWN to us are 3x3.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ def cmla_learning(
         their adversarial versions, both modalities, with the loss it was trained with.
     Differs: released code: 5,000 samples crafted once with 500 steps (here `refresh=0`
         crafts once for all items), images paired with the wrong texts by directory order,
-        permutation shorter than the enlarged set, all named in its specification and not
+        permutation shorter than the enlarged set; none of this is
         copied. Here by default samples are crafted against the current model in every step
         (`refresh=1`), with few steps; the first are cheap to beat, these are not.
 

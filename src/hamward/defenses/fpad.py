@@ -65,7 +65,7 @@ def consistency(
 ) -> Float[Tensor, ""]:
     """Return -sum_c w_c log softmax_j(tau cos(h_c, a_j))_c, differentiable in h.
 
-    Source: the form that the specification proposes in place of the published one.
+    Source: hamward, in place of the published term, which passes no gradient.
     """
     cosine = F.normalize(mixed) @ F.normalize(anchors).T
     return -(weights * (tau * cosine).log_softmax(1).diagonal()).sum()

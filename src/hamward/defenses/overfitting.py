@@ -19,7 +19,7 @@ class OverfittingMonitor:
     one-step MAP by less than half as much. Where both fall, training fails for other reasons.
 
     Source: Wong, Rice and Kolter, ICLR 2020 (the phenomenon, and stopping by a multi-step attack
-        on held-out items); the RoCMR specification, Sec. 3, which asks for it every epoch.
+        on held-out items); looked at every epoch here.
     Differs: there accuracy on training items; the thresholds are ours.
 
     Attributes:

@@ -67,7 +67,7 @@ class RoCMR(OverBase):
         ones, in a contrastive framework. "free" is Shafahi et al., NeurIPS 2019; "fast" Wong,
         Rice and Kolter, ICLR 2020.
     Differs: only the abstract of the paper is public: weights, steps, budgets and the hashing
-        form are INFERRED, as its specification says. Texts are edited, not moved in an embedding,
+        form are INFERRED. Texts are edited, not moved in an embedding,
         unless `text` is "feature-space". The published relaxation's growing beta and the anchor
         to the original encoder are left out. Inner loops of "pgd" and "fast" run in eval mode;
         "free" takes its gradients from the training pass and so in train mode, and an epoch of

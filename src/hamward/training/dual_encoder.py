@@ -31,7 +31,8 @@ def symmetric_contrast(
 ) -> Float[Tensor, ""]:
     """Return (L_i2t + L_t2i) / 2 of a batch; similarities are cosines times `scale`.
 
-    Source: RoCMR specification, Sec. 2.1 (INFERRED there: the paper's body could not be read).
+    Source: Zhang, Sun and Zhao, IJCNN 2022, INFERRED (the paper's body could not be read); the
+        contrastive loss is that of van den Oord et al., 2018.
 
     Args:
         image: Embeddings of the pictures, (b, K), of any length.
@@ -69,9 +70,9 @@ class DualEncoder:
     With `retrieval = "cosine"` the logits are the embeddings; with "hamming" the relaxed codes
     tanh(u) are, plus a pull of |tanh(u)| to 1.
 
-    Source: RoCMR specification, Sec. 2.1: temperature learned from 0.07, scale at most 100, soft
-        targets q_ij = S_ij / sum_j S_ij. All of it is INFERRED: of Zhang, Sun and Zhao, "Robust
-        Cross-Modal Retrieval by Adversarial Training", IJCNN 2022, only the abstract is public.
+    Source: Zhang, Sun and Zhao, "Robust Cross-Modal Retrieval by Adversarial Training", IJCNN
+        2022. Only its abstract is public, so all of this is INFERRED: temperature learned from
+        0.07, scale at most 100, soft targets q_ij = S_ij / sum_j S_ij.
     Differs: nothing known; the hash head is hamward's.
     """
 

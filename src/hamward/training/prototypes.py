@@ -167,7 +167,7 @@ def fuzzy_c_means(
 
     Source: Bezdek, 1981; FPAD's released code with m = 1.01, where the mean largest membership
         is 0.997 to 1.000, hence hard clusters. In 1024 dimensions m has a cliff (1.05: hard,
-        1.2: uniform), so the specification proposes to choose it by bisection.
+        1.2: uniform), so it is chosen by bisection here.
     Differs: without `fuzzifier`, m is found anew in every iteration such that the mean largest
         membership is `membership`. Calibrated once, at the k-means centers, it falls off the
         cliff as the centers move together.
