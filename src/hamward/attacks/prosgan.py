@@ -56,8 +56,9 @@ class ProSGAN:
         picture "bounded" by eps, so that budgets compare, at a reconstruction weight of 0, since
         the bound does its work. Released code: 100 epochs at width 64, 30,000 prototype steps;
         here fewer and narrower, at higher rates. Measured at 64 px: whole pictures reach 0.83 of
-        their prototypes' t-MAP after 36 epochs, pictures within 8/255 little (docs/attacks.md). Targets in training: distinct label rows of the database there, of the
-        training items here. Cross-modal: training codes of the retrieved modality (`codes_of`;
+        their prototypes' t-MAP after 36 epochs, pictures within 8/255 little (docs/attacks.md).
+        Targets in training: distinct label rows of the database there, of the training items
+        here. Cross-modal: training codes of the retrieved modality (`codes_of`;
         INFERRED from the single-modal paper). The victim reads pictures as its own normalization
         wants; released victims read raw [0, 1]. Which of every third batches teaches the
         discriminator is UNKNOWN; here the first.
