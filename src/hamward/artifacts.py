@@ -22,6 +22,7 @@ __all__ = [
     "RunFolder",
     "digest_of",
     "environment",
+    "parse_json",
     "read_json",
     "read_table",
     "read_tensors",
@@ -97,13 +98,30 @@ def read_json(file: Path) -> dict[str, Any]:
         ArtifactError: missing, damaged, or of another schema version.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = file.read_bytes()
+    except OSError as error:
         raise ArtifactError(f"{file}: not a readable JSON file ({error})") from error
+    return parse_json(text, where=str(file))
+
+
+def parse_json(text: bytes, *, where: str) -> dict[str, Any]:
+    """Return the summary that the bytes of a JSON file hold.
+
+    Args:
+        text: UTF-8.
+        where: Names the file in errors.
+
+    Raises:
+        ArtifactError: damaged, or of another schema version.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{where}: not a readable JSON file ({error})") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{file}: schema version {version!r}, this hamward reads {SCHEMA_VERSION}"
+            f"{where}: schema version {version!r}, this hamward reads {SCHEMA_VERSION}"
         )
     return dict(value)
 

@@ -16,14 +16,8 @@ from hamward.data import RetrievalData
 from hamward.evaluation.report.figures import history_figures
 from hamward.evaluation.report.svg import sheet
 from hamward.evaluation.report.tables import history
-from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.scoring import counts_of, map_facts
 from hamward.evaluation.table import aligned
-from hamward.metrics import (
-    average_precision,
-    bootstrap_interval,
-    chance_map,
-    mean_average_precision,
-)
 from hamward.models import HashModel, frozen
 from hamward.types import Modality, modalities_of
 
@@ -82,17 +76,7 @@ def model_card(
             query=data.positions("query", asking),
             database=data.split.database,
         )
-        score = mean_average_precision(counts)
-        low, high = bootstrap_interval(average_precision(counts), seed=seed)
-        scores[direction] = {
-            "map": score.value,
-            "low": low,
-            "high": high,
-            "optimistic": score.optimistic,
-            "pessimistic": score.pessimistic,
-            "chance": chance_map(counts).value,
-            "queries": score.queries,
-        }
+        scores[direction] = map_facts(counts, seed=seed)
     return {
         **facts,
         "code_length": model.code_length,

@@ -13,6 +13,9 @@ from hamward.data import RetrievalData
 from hamward.errors import DataError
 from hamward.metrics import (
     DistanceCounts,
+    average_precision,
+    bootstrap_interval,
+    chance_map,
     distance_counts,
     mean_average_precision,
     similarity_counts,
@@ -20,7 +23,13 @@ from hamward.metrics import (
 from hamward.models import HashModel, Victim
 from hamward.types import Modality
 
-__all__ = ["counts_of", "robust_validation_scores", "searched_modality", "validation_scores"]
+__all__ = [
+    "counts_of",
+    "map_facts",
+    "robust_validation_scores",
+    "searched_modality",
+    "validation_scores",
+]
 
 _OTHER: dict[Modality, Modality] = {"image": "text", "text": "image"}
 
@@ -73,6 +82,26 @@ def validation_scores(model: HashModel, data: RetrievalData) -> dict[str, float]
     """
     scores = _clean(model, data, _train_codes(model, data))
     return {**scores, "select": sum(scores.values()) / len(scores)}
+
+
+def map_facts(counts: DistanceCounts, *, seed: int) -> dict[str, float]:
+    """Return tie-aware MAP with all that is said beside it.
+
+    Returns:
+        "map"; "low" and "high", the 95 % bootstrap interval over queries; "optimistic" and
+        "pessimistic" for ties; "chance"; "queries", the number of those with a relevant item.
+    """
+    score = mean_average_precision(counts)
+    low, high = bootstrap_interval(average_precision(counts), seed=seed)
+    return {
+        "map": score.value,
+        "low": low,
+        "high": high,
+        "optimistic": score.optimistic,
+        "pessimistic": score.pessimistic,
+        "chance": chance_map(counts).value,
+        "queries": score.queries,
+    }
 
 
 def robust_validation_scores(

@@ -22,16 +22,13 @@ from hamward.evaluation.diagnostics import code_flags, row_flags
 from hamward.evaluation.gathering import FinishedRun
 from hamward.evaluation.results import CLEAN, Evaluation, Row, precision_file
 from hamward.evaluation.runs import data_of, items_digest, load_victim
-from hamward.evaluation.scoring import counts_of
+from hamward.evaluation.scoring import counts_of, map_facts
 from hamward.leaderboard.cells import Cell, cells_of
 from hamward.leaderboard.entry import Entry, read_entry
 from hamward.leaderboard.facts import data_facts, model_facts, protocol_of
 from hamward.leaderboard.stored import items_file, read_items
 from hamward.metrics import (
     average_precision,
-    bootstrap_interval,
-    chance_map,
-    mean_average_precision,
 )
 from hamward.models import HashModel, frozen, read_by
 from hamward.types import Modality, modalities_of
@@ -291,7 +288,7 @@ class _Check:
             query=self.now.data.positions("query", asking),
             database=self.now.data.split.database,
         )
-        precision, score = average_precision(counts), mean_average_precision(counts)
+        precision = average_precision(counts)
         held = self.kept[row.key].numpy()
         where = f"rows.{row.key}"
         same = len(held) == len(precision) and np.isclose(
@@ -300,16 +297,7 @@ class _Check:
         if not np.all(same):
             i = int(np.argmin(same)) if np.size(same) > 1 else 0
             yield Difference(field=f"{where}.precision[{i}]", seen=precision[i], expected=held[i])
-        low, high = bootstrap_interval(precision, seed=self.entry.protocol.seed)
-        now = {
-            "map": score.value,
-            "low": low,
-            "high": high,
-            "optimistic": score.optimistic,
-            "pessimistic": score.pessimistic,
-            "chance": chance_map(counts).value,
-            "queries": score.queries,
-        }
+        now = map_facts(counts, seed=self.entry.protocol.seed)
         yield from _differing(where, now, {name: getattr(row, name) for name in now})
 
     def _flags(self, cell: Cell) -> Iterator[Difference]:

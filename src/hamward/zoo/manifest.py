@@ -1,6 +1,5 @@
 """What a zoo holds: one manifest.json with every model's card, data and files."""
 
-import json
 import re
 import urllib.error
 import urllib.request
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, final
 from urllib.parse import quote, unquote, urlsplit
 
-from hamward.artifacts import SCHEMA_VERSION, read_json
+from hamward.artifacts import parse_json, read_json
 from hamward.config import from_mapping
 from hamward.data.prepared import file_digest
 from hamward.errors import ArtifactError, ConfigError, DataError, unknown_name
@@ -191,14 +190,7 @@ def address_of(base: str, path: str) -> str:
 def _download(address: str) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
-            content = json.loads(answer.read(_LARGEST_MANIFEST))
+            content = answer.read(_LARGEST_MANIFEST)
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(f"{address}: {getattr(error, 'reason', None) or error}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{address}: not a readable JSON file ({error})") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{address}: schema version {version!r}, this hamward reads {SCHEMA_VERSION}"
-        )
-    return dict(content)
+    return parse_json(content, where=address)
