@@ -62,7 +62,8 @@ class SmallResNet(nn.Module):
 
     For training from scratch in minutes (after He et al., CVPR 2016). Normalization to
     [-2, 2] is inside. The last number of channels is the width; a first stride of 1 suits pictures
-    of 32 pixels and less.
+    of 32 pixels and less. "mini-resnet" has half of the channels and that stride: 0.3 million
+    weights, for trials and zoos of a few megabytes.
     """
 
     fast_in_bf16 = True
@@ -147,6 +148,7 @@ IMAGE_NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "alexnet": AlexNet,
     "cnn-f": CNNF,
     "efficientnet-lite0": EfficientNetLite0,
+    "mini-resnet": partial(SmallResNet, channels=(16, 32, 64, 128), first_stride=1),
     "resnet-18": partial(ResNet, 18),
     "resnet-50": partial(ResNet, 50),
     "small-resnet": SmallResNet,
