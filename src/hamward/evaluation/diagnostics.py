@@ -50,9 +50,9 @@ FLAGS: Mapping[str, str] = {
 }
 """What each flag means; docs/diagnostics.md has a paragraph for each."""
 
-_OF_CODES_AND_FILES = {"rounding", "ties", "collapsed-codes"}
-"""Flags about codes, tie rules and files: true of undefended victims too, and no sign that
-gradients lead attacks astray."""
+_NO_MASKING = {"rounding", "ties", "collapsed-codes", "not-converged"}
+"""Flags about files, tie rules, codes and numbers of steps: true of undefended victims too, and no
+sign that gradients lead attacks astray."""
 
 _LIMITS = {
     "black-box-beats-white-box": 0.002,
@@ -75,7 +75,7 @@ def tells_of_masking(flags: Iterable[str]) -> bool:
 
     A defense with such a flag counts as masking: its robust MAP is no evidence.
     """
-    return not _OF_CODES_AND_FILES.issuperset(flags)
+    return not _NO_MASKING.issuperset(flags)
 
 
 def row_flags(rows: tuple[Row, ...], attacks: Mapping[str, Attack | TrainableAttack]) -> list[Flag]:
