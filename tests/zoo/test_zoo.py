@@ -3,6 +3,9 @@
 import functools
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +188,16 @@ def test_weights_are_stored_narrow_only_where_nothing_is_lost(zoo: Path, model: 
     assert narrowest(torch.tensor([1 + 2**-10])).dtype == torch.float16
     assert narrowest(torch.tensor([0.1])).dtype == torch.float32
     assert narrowest(torch.tensor([3])).dtype == torch.int64
+
+
+def test_a_reader_that_has_enough_is_no_error(zoo: Path) -> None:
+    """As in `hamward zoo list --from ZOO | head -n 1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hamward", "zoo", "list", "--from", str(zoo)]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_from_the_zoo_to_the_leaderboard_by_command(

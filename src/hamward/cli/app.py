@@ -1,5 +1,6 @@
 """`hamward`: commands, options and errors. Heavy imports happen inside the commands."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -437,8 +438,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors of the user's doing exit with code 2, Ctrl-C with 130."""
     try:
         app(arguments, exit_on_error=False, print_error=True)
+        sys.stdout.flush()
     except CycloptsError:
         sys.exit(2)
+    except BrokenPipeError:  # `hamward list | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (HamwardError, OSError) as error:
         rank, ranks, _ = placed()
         who = f"hamward (rank {rank})" if ranks > 1 else "hamward"
