@@ -35,6 +35,7 @@ from hamward.cli.parameters import (
     prepare,
 )
 from hamward.cli.purify_command import purify
+from hamward.cli.report_command import report
 from hamward.cli.settings import (
     assemble,
     attack_options,
@@ -61,6 +62,7 @@ app.command(export)
 app.command(import_, name="import")
 app.command(purify)
 app.command(compare)
+app.command(report)
 app.command(bench)
 app.command(leaderboard_app)
 app.command(zoo_app)
@@ -314,22 +316,6 @@ def evaluate(
         threads=threads,
         progress=progress,
     )
-
-
-@app.command
-def report(
-    run: Annotated[Path, Parameter(help="Run folder of an evaluation, an attack or the demo.")],
-    *,
-    out: Annotated[Path | None, Parameter(help="Folder to write; default RUN/report.")] = None,
-    threads: Threads = None,
-    progress: Show = "auto",
-) -> None:
-    """Write the report of a run: one HTML page, Markdown and JSON."""
-    watch = prepare(threads, progress)
-    from hamward.evaluation.runs import report_run
-
-    folder = run / "evaluation" if (run / "evaluation" / "run.json").exists() else run
-    print(report_run(folder, out or run / "report", progress=watch))
 
 
 @app.command(name="list")
