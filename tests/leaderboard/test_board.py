@@ -38,20 +38,6 @@ def evaluation(
     return made_once(tmp_path_factory, _trained, data)[0]
 
 
-@pytest.fixture(scope="module")
-def made(
-    _trained: HashModel, data: RetrievalData, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A board that nobody changes."""
-    return made_once(tmp_path_factory, _trained, data)[1]
-
-
-@pytest.fixture
-def board(made: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(made, tmp_path / "board"))
-
-
 def test_an_entry_for_each_threat_model_with_the_worst_case_of_each_query(
     made: Path, evaluation: Path, data: RetrievalData
 ) -> None:

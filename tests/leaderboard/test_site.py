@@ -9,35 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_board import entry_file, made_once, with_new_hashes
+from made_board import entry_file, with_new_hashes
 
 from hamward.artifacts import read_json, write_json
-from hamward.data import RetrievalData
 from hamward.errors import ArtifactError
 from hamward.evaluation.results import Flag
 from hamward.leaderboard import build_site, read_board, read_entry
 from hamward.leaderboard.entry import Entry, write_entry
 from hamward.leaderboard.site.figures import budget_figure
 from hamward.leaderboard.site.standing import lines_of
-from hamward.models import HashModel
 
 LARGE, SMALL = "image-linf-8/255", "image-linf-4/255"
 CHROMIUM = "/usr/bin/chromium"
 EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def made(
-    _trained: HashModel, data: RetrievalData, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A board that nobody changes."""
-    return made_once(tmp_path_factory, _trained, data)[1]
-
-
-@pytest.fixture
-def board(made: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(made, tmp_path / "board"))
 
 
 def variant(entry: Entry, name: str, *, clean: float, robust: float, **changes: Any) -> Entry:
