@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FIT
 from cyclopts import App, UnknownOptionError
 from doc_blocks import PAGES, ROOT, blocks_of, words_of
 from dry_run import dry_run
+from tiny import TINY_FIT
 
 from hamward.attacks import ATTACKS
 from hamward.cli.app import app

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import step_of
+from tiny import step_of
 from torch import Tensor, nn
 
 from hamward.artifacts import read_tensors

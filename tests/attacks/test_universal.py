@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC, make_model
+from tiny import SPEC, make_model
 
 from hamward.artifacts import read_json, write_json, write_tensors
 from hamward.attacks import FittedUniversal, RandomNoise, Universal, own_code_goal

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPEC, make_model
+from tiny import SPEC, make_model
 from torch import Tensor
 
 from hamward.attacks import (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import step_of
+from tiny import step_of
 from torch import Tensor
 
 from hamward.attacks import CMLA, Goal, OwnCode

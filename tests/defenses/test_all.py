@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC, make_model, step_of
+from tiny import SPEC, make_model, step_of
 from torch import nn
 
 from hamward.artifacts import RunFolder, read_tensors

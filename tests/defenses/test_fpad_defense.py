@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import step_of
+from tiny import SPEC, make_model, step_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -98,8 +98,6 @@ def test_anchors_are_voted_by_the_codes_of_both_modalities(
 
 
 def test_anchors_of_a_victim_of_fpad_are_its_own(data: RetrievalData) -> None:
-    from conftest import SPEC, make_model
-
     necked = make_model(spec=dataclasses.replace(SPEC, neck=(8,)))
     objective = started(necked, data, base=FPAD(), rectification="off")
     own = torch.ones(4, 16).tril()[:, :16] * 2 - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
+from tiny import make_model
 
 from hamward.artifacts import RunFolder
 from hamward.attacks import OwnCode

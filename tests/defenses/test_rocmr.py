@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPEC, make_model, step_of
+from tiny import SPEC, make_model, step_of
 from torch import Tensor
 
 from hamward.codes import binarize

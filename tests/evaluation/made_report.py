@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import make_tiny_data
+from tiny import make_tiny_data
 
 from hamward.artifacts import write_tensors
 from hamward.attacks import Budget

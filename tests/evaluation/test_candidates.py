@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
+from tiny import SPEC
 
 from hamward.attacks import (
     CMLA,

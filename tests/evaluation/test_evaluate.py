@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import make_model
+from tiny import make_model
 from torch import Tensor
 
 from hamward.artifacts import read_json, read_table, read_tensors, write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model, make_tiny_data
+from tiny import make_model, make_tiny_data
 from torch import Tensor
 
 pytest.importorskip("onnxscript")

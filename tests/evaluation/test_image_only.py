@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_data
+from tiny import make_tiny_data
 
 from hamward.artifacts import RunFolder
 from hamward.cli.app import main

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_data
+from tiny import make_tiny_data
 
 from hamward.artifacts import RunFolder, read_json, read_table, read_tensors, write_tensors
 from hamward.attacks import CMLA, OwnCode

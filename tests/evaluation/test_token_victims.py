@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FIT
+from tiny import TINY_FIT
 
 from hamward.attacks import HotFlip, OwnCode, RandomNoise, TagEdits
 from hamward.data import RetrievalData

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC, TINY_FIT
 from make_bert import VOCABULARY
+from tiny import SPEC, TINY_FIT
 from torch import Tensor
 
 from hamward.data import RetrievalData

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from conftest import SPEC, make_model, make_tiny_data
+from tiny import SPEC, make_model, make_tiny_data
 from torch import Tensor, nn
 
 from hamward.artifacts import write_json, write_tensors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_FIT, make_model
+from tiny import TINY_FIT, make_model
 from torch import nn
 
 from hamward.data import RetrievalData

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import step_of
+from tiny import step_of
 
 from hamward.codes import binarize
 from hamward.data import RetrievalData

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import make_model, make_tiny_data, step_of
+from tiny import make_model, make_tiny_data, step_of
 
 from hamward.data import RetrievalData
 from hamward.errors import ConfigError

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import SPEC, make_model, make_tiny_data, step_of
+from tiny import SPEC, make_model, make_tiny_data, step_of
 from torch.nn import functional as F
 
 from hamward.data import RetrievalData

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC, make_model, make_tiny_data
+from tiny import SPEC, make_model, make_tiny_data
 
 from hamward.artifacts import read_tensors, write_tensors
 from hamward.attacks import CMLA, Attack, OwnCode

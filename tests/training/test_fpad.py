@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC, make_model, make_tiny_data, step_of
+from tiny import SPEC, make_model, make_tiny_data, step_of
 from torch.nn import functional as F
 
 from hamward.codes import binarize

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SPEC, make_model
 from test_fit import Killing, equal
+from tiny import SPEC, make_model
 
 from hamward.artifacts import read_tensors
 from hamward.config import call_with, from_mapping

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, step_of
+from tiny import make_model, step_of
 from torch import Tensor
 
 from hamward.codes import binarize

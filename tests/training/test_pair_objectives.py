@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SPEC, TINY_FIT, make_model
+from tiny import SPEC, TINY_FIT, make_model
 
 from hamward.config import call_with, from_mapping
 from hamward.data import RetrievalData

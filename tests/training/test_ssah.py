@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import SPEC, make_model, step_of
+from tiny import SPEC, make_model, step_of
 from torch import nn
 
 from hamward.codes import binarize
