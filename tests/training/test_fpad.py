@@ -211,6 +211,21 @@ def test_free_clusters_and_the_published_fuzzifier_are_hard(
     assert caplog.text.count("mean largest membership 0.700") == 3
 
 
+def test_items_without_a_label_are_in_no_cluster(fresh: HashModel) -> None:
+    data = make_tiny_data()
+    bare = data.split.train[:3]
+    labels = np.array(data.labels)
+    labels[bare] = 0
+    found = []
+    for positions in (np.setdiff1d(data.split.train, bare), data.split.train):
+        objective = FPAD()
+        objective.start(fresh, dataclasses.replace(data, labels=labels), positions)
+        objective.find_prototypes(fresh)
+        found.append(objective.buffers["joint"])
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_classes_without_a_training_item_have_no_prototype(fresh: HashModel) -> None:
     data = make_tiny_data()
     labels = data.labels.copy()

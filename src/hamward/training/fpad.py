@@ -166,12 +166,15 @@ class FPAD:
         """Nothing: prototypes need the model, so the first step of an epoch finds them."""
 
     def find_prototypes(self, model: HashModel) -> None:
-        """Cluster the features of all training items, in eval mode, into the buffers."""
+        """Cluster the features of all labeled training items, in eval mode, into the buffers."""
         points: dict[str, Tensor] = {m: self._all_features(model, m) for m in MODALITIES}
         points["joint"] = _joint(points["image"], points["text"])
-        allowed = self.labels > 0 if self.clusters == "labels" else None
-        for name, features in points.items():
-            _, hot = k_means(features, class_means(features, self.labels), allowed=allowed)
+        labeled = self.labels.any(1)
+        labels = self.labels[labeled]
+        allowed = labels > 0 if self.clusters == "labels" else None
+        for name, every in points.items():
+            features = every[labeled]
+            _, hot = k_means(features, class_means(features, labels), allowed=allowed)
             found = fuzzy_c_means(
                 features,
                 hot,
@@ -180,7 +183,7 @@ class FPAD:
                 allowed=allowed,
             )
             self.buffers[name] = found.centers
-            own = self.labels.gather(1, found.memberships.argmax(1, keepdim=True)).mean()
+            own = labels.gather(1, found.memberships.argmax(1, keepdim=True)).mean()
             log.info(
                 "%s prototypes: m = %.4f, mean largest membership %.3f, in a cluster of own class "
                 "%.3f",
