@@ -2,11 +2,11 @@
 
     python benchmarks/table_defenses.py --out runs/defenses --seeds 0 1 2
 
-Trains the victim, hardens it (`control`: the same extra epochs without an attack), evaluates all
-of them on the same queries: pictures within 8/255 and 4/255, texts with 3 words put in and 3 taken
-out. Items of the undefended victim are sent to the others too (transfer), and every victim is
-probed for masked gradients. Prints mean ± standard deviation over the seeds; the comparison of each
-seed (`hamward compare OUT/seed-0`) is written beside its runs.
+Trains the victim, hardens it with the same cuts and averaging (`control`: the same extra epochs
+without an attack), evaluates all of them on the same queries: pictures within 8/255 and 4/255,
+texts with 3 words put in and 3 taken out. Items of the undefended victim are sent to the others too
+(transfer), and every victim is probed for masked gradients. Prints mean ± standard deviation over
+the seeds; the comparison of each seed (`hamward compare OUT/seed-0`) is written beside its runs.
 
 Resumes with the same options; another set of defenses needs another --out, so give all at once.
 A defense may carry options (`--defenses cmla:text=edits,edits=3`), as may black-box attacks beside
@@ -81,6 +81,9 @@ def trained(
             hardening.fit,
             seed=config.fit.seed,
             batch_size=config.fit.batch_size,
+            flip=config.fit.flip,
+            crop=config.fit.crop,
+            average=config.fit.average,
             epochs=extra_epochs or hardening.fit.epochs,
         )
         folder = out / name.replace("/", "_")

@@ -59,3 +59,19 @@ def test_an_error_in_the_loop_comes_through() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         loop()
+
+
+def test_bars_of_inner_loops_stand_below_their_own_and_go_with_them() -> None:
+    stream = io.StringIO()
+    progress = RichProgress(stream)
+    seen = []
+    for outer in progress.track("ab", total=2, label="outer loop"):
+        seen += [outer + inner for inner in progress.track("xy", total=2, label="inner loop")]
+        progress.say(f"said {outer}")
+    assert seen == ["ax", "ay", "bx", "by"]
+    shown = stream.getvalue()
+    assert "said a" in shown and "said b" in shown
+    assert "outer loop" in shown and "2/2" in shown
+    assert "inner loop" not in shown.splitlines()[-1]
+    assert list(progress.track("c", total=1, label="another loop")) == ["c"], "it starts anew"
+    assert "another loop" in stream.getvalue()

@@ -4,7 +4,11 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol, TextIO, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
 
 __all__ = [
     "SILENT",
@@ -49,36 +53,60 @@ SILENT = NoProgress()
 
 
 class RichProgress:
-    """One live bar a loop, with elapsed and remaining time."""
+    """One live bar a loop, with elapsed and remaining time; loops within loops below theirs.
+
+    Args:
+        stream: Where to draw; the standard error by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        from rich.console import Console
+
+        self._console = Console(file=stream) if stream else Console(stderr=True)
+        self._bars: "Bars | None" = None
 
     def track(self, items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
-        """Yield the items under a bar."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-
-        columns = (
-            TextColumn("{task.description:<38}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
-            yield from bars.track(items, total=total, description=label)
+        """Yield the items under a bar; that of an inner loop goes when the loop ends."""
+        bars, outermost = self._bars, self._bars is None
+        if bars is None:
+            bars = self._bars = _bars_on(self._console)
+            bars.start()
+        task = bars.add_task(label, total=total)
+        try:
+            for item in items:
+                yield item
+                bars.advance(task)
+        finally:
+            if outermost:
+                bars.stop()
+                self._bars = None
+            else:
+                bars.remove_task(task)
 
     def say(self, text: str) -> None:
         """Print the line above the bars."""
-        from rich.console import Console
+        self._console.print(text, highlight=False, markup=False)
 
-        Console(stderr=True).print(text, highlight=False, markup=False)
+
+def _bars_on(console: "Console") -> "Bars":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description:<38}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 class PlainProgress:

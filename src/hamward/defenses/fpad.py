@@ -208,7 +208,7 @@ class FPADObjective(OverVictim):
         """Craft the samples of a round, and measure how far memberships move with them."""
         typed = self.typed if modality == "text" else None
         first, made, features = f"round/{modality}" not in self.buffers, [], []
-        for rows, x, ids in self.sampler.batches(modality):
+        for rows, x, ids in self.sampler.batches(modality, step.progress):
             goal = self._goal(model, modality, x, rows)
             budgets = [(1.0, self.attack.steps)] * len(rows)
             if self.adaptive and not first and typed is None:

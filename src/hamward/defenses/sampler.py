@@ -23,6 +23,7 @@ from hamward.data import RetrievalData
 from hamward.defenses.texts import scaled_edits
 from hamward.errors import ConfigError
 from hamward.models import HashModel, Victim
+from hamward.progress import Progress
 from hamward.training import ALONE, Objective, Ranks, Step
 from hamward.types import MODALITIES, Modality
 
@@ -177,7 +178,7 @@ class Sampler:
         round_ = 0 if refresh == 0 else (step.epoch - 1) // refresh
         if self.base.buffers.get(f"round/{modality}") != round_:
             made = []
-            for rows, all_x, ids in self.batches(modality):
+            for rows, all_x, ids in self.batches(modality, step.progress):
                 goal = self.goal(model, modality, all_x, rows=rows, number=round_)
                 x_adv = self.craft(
                     model,
@@ -192,11 +193,14 @@ class Sampler:
             self.keep(modality, torch.cat(made), round_)
         return self.kept(modality, step.rows).to(x.dtype)
 
-    def batches(self, modality: Modality) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (rows, items, ids) of all training items, in order."""
+    def batches(
+        self, modality: Modality, progress: Progress
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (rows, items, ids) of all training items, in order, watched while they are used."""
         data, positions = self.started()
         device = self.labels.device
-        for rows in torch.split(torch.arange(len(positions), device=device), 64):
+        parts = torch.split(torch.arange(len(positions), device=device), 64)
+        for rows in progress.track(parts, total=len(parts), label=f"{modality} samples"):
             chosen = positions[rows.cpu().numpy()]
             x = data.inputs(modality, chosen, device=device)
             yield rows, x, torch.tensor(data.ids[chosen], device=device)

@@ -177,6 +177,7 @@ def fit(
             number=done,
             total=total,
             ranks=ranks,
+            progress=progress,
         )
         stream = f"step{done}"  # of dropout, the same after a resume
         sharing = ranks.encoding(model, seed=config.seed, stream=stream)

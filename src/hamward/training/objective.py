@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hamward.data import RetrievalData
 from hamward.models import HashModel
+from hamward.progress import SILENT, Progress
 from hamward.registry import Registry
 from hamward.training.ranks import ALONE, Ranks
 from hamward.types import Modality
@@ -41,6 +42,7 @@ class Step:
         number: Steps before this one in the whole training.
         total: Steps of the whole training.
         ranks: The processes that take this step; each holds the whole batch.
+        progress: Watches what takes long within the step.
     """
 
     phase: Phase
@@ -51,6 +53,7 @@ class Step:
     number: int
     total: int
     ranks: Ranks = ALONE
+    progress: Progress = SILENT
 
     @property
     def share(self) -> float:
