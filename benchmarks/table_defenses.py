@@ -4,9 +4,10 @@
 
 Trains the victim, hardens it with the same cuts and averaging (`control`: the same extra epochs
 without an attack), evaluates all of them on the same queries: pictures within 8/255 and 4/255,
-texts with 3 words put in and 3 taken out. Items of the undefended victim are sent to the others too
-(transfer), and every victim is probed for masked gradients. Prints mean ± standard deviation over
-the seeds; the comparison of each seed (`hamward compare OUT/seed-0`) is written beside its runs.
+texts with 3 words put in and 3 taken out, and with 1 and 1. Items of the undefended victim are sent
+to the others too (transfer), and every victim is probed for masked gradients. Prints mean ±
+standard deviation over the seeds; the comparison of each seed (`hamward compare OUT/seed-0`) is
+written beside its runs.
 
 Resumes with the same options; another set of defenses needs another --out, so give all at once.
 A defense may carry options (`--defenses cmla:text=edits,edits=3`), as may black-box attacks beside
@@ -48,7 +49,7 @@ from hamward.evaluation.table import aligned  # noqa: E402
 from hamward.progress import Progress, progress_of  # noqa: E402
 
 BASE = "undefended"
-RADII = (8, 4)
+BUDGETS = ((8, 3), (4, 1))  # l-infinity radius in levels of 255; words put in, and taken out
 
 
 def trained(
@@ -110,18 +111,18 @@ def compared(
     seed: int,
     progress: Progress,
 ) -> Comparison:
-    """Evaluate the victims under every radius, texts with the first, and compare them."""
+    """Evaluate the victims under every budget and compare them."""
     runs = []
-    for number, radius in enumerate(RADII):
+    for radius, words in BUDGETS:
         eps = f"{radius}/255"
-        attacks = {f"strongest@{eps}": {"attack": "strongest", "eps": eps, "steps": steps}}
+        ensemble = {"attack": "strongest", "eps": eps, "insertions": words, "deletions": words}
+        attacks: dict[str, Any] = {f"strongest@{eps}": {**ensemble, "steps": steps}}
         attacks |= {f"{name}@{eps}": {**options, "eps": eps} for name, options in also.items()}
         runs.append(out / f"evaluation-{radius}")
         evaluate_run(
             EvaluateConfig(
                 victims=dict(folders),
                 attacks=attacks,
-                modalities=("image",) if number else ("image", "text"),
                 transfer_from=BASE,
                 queries=queries,
                 seed=seed,
