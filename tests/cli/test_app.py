@@ -188,6 +188,15 @@ def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path, victim: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("between", [(), ("--set",)])
+def test_several_keys_are_set_after_one_flag_or_several(
+    run: Run, tmp_path: Path, between: tuple[str, ...]
+) -> None:
+    words = ("--set", "fit.crop=0.1", *between, "fit.epochs=0")
+    code, _, err = run(TRAIN, "--out", str(tmp_path / "out"), *words)
+    assert code == 2 and "epochs must be in" in err
+
+
 def test_resume_continues_the_same_run_only(
     run: Run, tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,12 @@ Audience = Annotated[str | None, Parameter(help="Label of the queries that hubs 
 ListLength = Annotated[int | None, Parameter(help="Count who is in the first so many; default 10.")]
 Set = Annotated[
     tuple[str, ...] | None,
-    Parameter(name="--set", help="Any configuration key, e.g. --set fit.epochs=3.", negative=()),
+    Parameter(
+        name="--set",
+        help="Any configuration keys, e.g. --set fit.epochs=3 fit.crop=0.2.",
+        negative=(),
+        consume_multiple=True,
+    ),
 ]
 
 
