@@ -192,9 +192,9 @@ def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path, victim: Path) -
 def test_several_keys_are_set_after_one_flag_or_several(
     run: Run, tmp_path: Path, between: tuple[str, ...]
 ) -> None:
-    words = ("--set", "fit.crop=0.1", *between, "fit.epochs=0")
+    words = ("--set", "fit.average=0.1", *between, "fit.crop=7")
     code, _, err = run(TRAIN, "--out", str(tmp_path / "out"), *words)
-    assert code == 2 and "epochs must be in" in err
+    assert code == 2 and "crop must be in" in err
 
 
 def test_resume_continues_the_same_run_only(
