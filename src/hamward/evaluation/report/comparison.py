@@ -13,7 +13,7 @@ from hamward.evaluation.gathering import Threat
 from hamward.evaluation.report.figures import history_figures, share_axis
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks, sheet
 from hamward.evaluation.report.tables import history
-from hamward.evaluation.report.wording import budget, reader_name, score
+from hamward.evaluation.report.wording import budget, budget_axis, reader_name, score
 from hamward.evaluation.report.write import plain
 from hamward.evaluation.table import aligned
 
@@ -194,7 +194,7 @@ def _by_budget(
                     markers=True,
                 )
             )
-    levels = first.norm == "linf" and first.attacked == "image"
+    axis_name, unit = budget_axis(first.attacked, {first.norm})
     chance = next(s.chance for s in shown if s.threat == first)
     return draw(
         Panel(
@@ -203,8 +203,8 @@ def _by_budget(
             x=Axis(
                 low=0,
                 high=max(t.eps for t in threats),
-                ticks=tuple((t.eps, f"{t.eps * (255 if levels else 1):.3g}") for t in threats),
-                name="eps in 1/255" if levels else "eps",
+                ticks=tuple((t.eps, f"{t.eps * unit:.3g}") for t in threats),
+                name=axis_name,
             ),
             y=share_axis("robust MAP", max(y for s in series for _, y in s.points)),
             series=tuple(series),

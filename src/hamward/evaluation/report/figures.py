@@ -9,7 +9,7 @@ from markupsafe import Markup
 from hamward.evaluation.evaluate import CLEAN, Row
 from hamward.evaluation.report.findings import Findings, family
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks
-from hamward.evaluation.report.wording import reader_name, score
+from hamward.evaluation.report.wording import budget_axis, reader_name, score
 from hamward.types import DIRECTIONS, Direction, modalities_of
 
 __all__ = ["Figure", "budget_figures", "history_figures", "share_axis"]
@@ -71,8 +71,8 @@ def _budget_panel(
         )
     if not lines:
         return None
-    name_of_eps = _name_of_eps(direction, rows)
-    unit = 255.0 if name_of_eps.endswith("/255") else 1.0
+    norms = {row.norm for row in rows if row.attack != CLEAN}
+    axis_name, unit = budget_axis(modalities_of(direction)[0], norms)
     every = sorted({r.eps for r in rows})
     y = share_axis("MAP", max(r.high for r in rows))
     return Panel(
@@ -83,7 +83,7 @@ def _budget_panel(
             low=0,
             high=every[-1],
             ticks=tuple((e, f"{e * unit:.3g}") for e in every),
-            name=name_of_eps,
+            name=axis_name,
         ),
         y=y,
         series=tuple(lines),
@@ -91,13 +91,6 @@ def _budget_panel(
         width=460,
         height=300,
     )
-
-
-def _name_of_eps(direction: Direction, rows: Sequence[Row]) -> str:
-    norms = {row.norm for row in rows if row.attack != CLEAN}
-    if modalities_of(direction)[0] == "text":
-        return "words changed" if norms <= {"edits", "substitutions"} else "eps (feature space)"
-    return "eps in 1/255" if norms == {"linf"} else "eps"
 
 
 def _ends(series: Series) -> str:

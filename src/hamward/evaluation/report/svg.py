@@ -10,7 +10,7 @@ from markupsafe import Markup
 __all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks", "sheet"]
 
 _LEFT, _TOP, _BOTTOM, _RIGHT = 40, 46, 40, 12
-_CHARACTER = 6.3
+_CHARACTER = 6.9
 _LABEL_GAP = 14.0
 _LARGEST = 1.2  # no chart is shown larger than this times its own size
 

@@ -1,11 +1,21 @@
 """Numbers as a reader sees them: budgets, shares and names, the same everywhere."""
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from hamward.evaluation.evaluate import Row
 from hamward.types import Direction, Modality
 
-__all__ = ["Bounded", "budget", "in_levels", "interval", "percent", "reader_name", "score"]
+__all__ = [
+    "Bounded",
+    "budget",
+    "budget_axis",
+    "in_levels",
+    "interval",
+    "percent",
+    "reader_name",
+    "score",
+]
 
 _NAMES: dict[Direction, str] = {
     "i2t": "image-to-text",
@@ -76,6 +86,19 @@ def in_levels(value: float) -> str:
     levels = value * 255
     near = round(levels)
     return f"{near}/255" if abs(levels - near) < 1e-3 else f"{levels:.3g}/255"
+
+
+def budget_axis(attacked: Modality, norms: Collection[str]) -> tuple[str, float]:
+    """Return the name of an axis of budgets, and what to multiply their sizes with on it.
+
+    Args:
+        attacked: Modality of the attacked items.
+        norms: Norms of the budgets on the axis.
+    """
+    if attacked == "text":
+        typed = {*norms} <= {"edits", "substitutions"}
+        return ("words changed" if typed else "eps (feature space)"), 1.0
+    return ("eps in 1/255", 255.0) if {*norms} == {"linf"} else ("eps", 1.0)
 
 
 def budget(row: Bounded) -> str:

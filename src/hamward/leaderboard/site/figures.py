@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from hamward.evaluation.report.figures import Figure, share_axis
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks
-from hamward.evaluation.report.wording import reader_name, score
+from hamward.evaluation.report.wording import budget_axis, reader_name, score
 from hamward.leaderboard.entry import Entry, Score
 from hamward.leaderboard.site.standing import Line
 
@@ -78,7 +78,7 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
     family = [worst[eps] for eps in sorted(worst)]
     if len(family) < 2:
         return None
-    levels = entry.threat.norm == "linf" and entry.threat.attacked == "image"
+    axis_name, unit = budget_axis(entry.threat.attacked, {entry.threat.norm})
     series = []
     for i, own in enumerate(entry.scores):
         found = [
@@ -100,9 +100,9 @@ def budget_figure(entry: Entry, entries: Sequence[Entry]) -> Figure | None:
             low=0,
             high=family[-1].threat.eps,
             ticks=tuple(
-                (eps, f"{eps * (255 if levels else 1):.3g}") for eps in (0.0, *sorted(worst))
+                (eps, f"{eps * unit:.3g}") for eps in (0.0, *sorted(worst))
             ),
-            name="eps in 1/255" if levels else "eps",
+            name=axis_name,
         ),
         y=share_axis("MAP", max(high for s in series for _, high in s.band)),
         series=tuple(series),
