@@ -1,6 +1,5 @@
 """CSQ: central similarity quantization. Each class has a center, items go to theirs."""
 
-import logging
 import math
 from typing import Literal
 
@@ -21,8 +20,6 @@ from hamward.training.objective import OBJECTIVES, Phase, Step
 from hamward.types import Modality
 
 __all__ = ["CSQ", "class_centers", "csq_loss", "hadamard", "item_centers"]
-
-log = logging.getLogger(__name__)
 
 _CANDIDATES = 256
 
@@ -45,14 +42,14 @@ def class_centers(
     classes: int,
     code_length: int,
     *,
-    source: Literal["auto", "hadamard", "random"] = "auto",
+    source: Literal["hadamard", "random"] = "hadamard",
     seed: int = 0,
 ) -> Int8[Tensor, "c k"]:
     """Return one code a class, far from each other.
 
-    The first C rows of [H; -H] where K is a power of two and C <= 2K. Otherwise balanced random
-    rows (K // 2 of their bits are +1): each is the one of 256 candidates that is farthest from
-    its nearest predecessor.
+    "hadamard": the first C rows of [H; -H], for K a power of two and C <= 2K. "random": balanced
+    random rows (K // 2 of their bits are +1), each the one of 256 candidates that is farthest
+    from its nearest predecessor.
 
     Source: Yuan et al., CVPR 2020, Sec. 3.2.
     Differs: the released code draws random rows without looking at the distances between them.
@@ -60,20 +57,20 @@ def class_centers(
     Args:
         classes: C.
         code_length: K.
-        source: "auto" takes Hadamard rows where they exist.
+        source: Hadamard or random rows.
         seed: Seed of random rows.
 
     Raises:
         ConfigError: Hadamard rows are asked for and do not exist, or K is too short for C
             different rows.
     """
-    exists = code_length & (code_length - 1) == 0 and classes <= 2 * code_length
-    if source == "hadamard" and not exists:
-        raise ConfigError(
-            f"centers = 'hadamard' needs a code_length that is a power of two and at least half "
-            f"of the {classes} classes, got {code_length}: choose another or centers = 'random'"
-        )
-    if source != "random" and exists:
+    if source == "hadamard":
+        if code_length & (code_length - 1) or classes > 2 * code_length:
+            raise ConfigError(
+                "centers = 'hadamard' needs a code_length that is a power of two and at least "
+                f"half of the {classes} classes, got {code_length}: choose another or centers = "
+                "'random'"
+            )
         rows = hadamard(code_length)
         return torch.cat([rows, -rows])[:classes]
     chosen = torch.empty(0, code_length)
@@ -137,10 +134,11 @@ class CSQ:
     Source: Yuan et al., "Central Similarity Quantization for Efficient Image and Video
         Retrieval", CVPR 2020; as in DeepHash-pytorch, CgAT and SAAT.
     Differs: weight of the quantization 1e-4 as in DeepHash-pytorch and CgAT, 0.05 in SAAT. Where
-        Hadamard rows do not exist (more than 2K classes, K no power of two) SAAT fails; here
-        rows are random and kept apart. CgAT draws the bits of ties at every construction, so
-        that its robust phase has other centers than the clean one; here a seed decides, which is
-        an option of the method and kept with the model. The codes' optimizers are SGD or
+        Hadamard rows do not exist (more than 2K classes, K no power of two) others draw random
+        ones or fail; here it is an error that names the option for random rows, which are kept
+        apart. CgAT draws the bits of ties at every construction, so that its robust phase has
+        other centers than the clean one; here a seed decides, which is an option of the method
+        and kept with the model. The codes' optimizers are SGD or
         RMSprop, here what `fit` runs. The paper's own settings: UNKNOWN.
     """
 
@@ -148,14 +146,14 @@ class CSQ:
         self,
         *,
         quantization: float = 1e-4,
-        centers: Literal["auto", "hadamard", "random"] = "auto",
+        centers: Literal["hadamard", "random"] = "hadamard",
         center_seed: int = 0,
     ) -> None:
         """Set the weight and how centers are made.
 
         Args:
             quantization: Weight of the quantization term.
-            centers: "hadamard" refuses where there are no such rows, "auto" draws random ones.
+            centers: "hadamard" refuses where there are no such rows; see `class_centers`.
             center_seed: Seed of random centers and of the bits of ties.
 
         Raises:
@@ -186,13 +184,6 @@ class CSQ:
         device = next(model.parameters()).device
         self.labels = data.label(positions, device=device)
         classes, code_length = self.labels.shape[1], model.code_length
-        lacks_rows = classes > 2 * code_length or bool(code_length & (code_length - 1))
-        if self.centers == "auto" and lacks_rows:
-            log.warning(
-                "%d classes and %d bits: no Hadamard rows, centers are random and balanced",
-                classes,
-                code_length,
-            )
         coins = item_uniform(
             torch.zeros(1, dtype=torch.int64), (code_length,), seed=self.center_seed, stream="ties"
         )
