@@ -13,7 +13,7 @@ from hamward.evaluation.gathering import Threat
 from hamward.evaluation.report.figures import history_figures, share_axis
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks, sheet
 from hamward.evaluation.report.tables import history
-from hamward.evaluation.report.wording import budget, budget_axis, reader_name, score
+from hamward.evaluation.report.wording import budget, budget_axis, reader_name, score, typed
 from hamward.evaluation.report.write import plain
 from hamward.evaluation.table import aligned
 
@@ -76,7 +76,7 @@ def threat_name(threat: Threat) -> str:
         'i2t, l∞ ≤ 8/255'
     """
     if threat.words is not None:
-        size = f"≤ {threat.words[0]} words typed in, {threat.words[1]} taken out"
+        size = typed(threat.words)
     else:
         size = budget(threat)
     fractions = " (feature space)" if threat.stored == "feature-space" else ""

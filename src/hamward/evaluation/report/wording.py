@@ -15,6 +15,7 @@ __all__ = [
     "percent",
     "reader_name",
     "score",
+    "typed",
 ]
 
 _NAMES: dict[Direction, str] = {
@@ -113,3 +114,13 @@ def budget(row: Bounded) -> str:
     if row.attacked == "image" and row.norm == "linf":
         return f"{norm} ≤ {in_levels(row.eps)}"
     return f"{norm} ≤ {row.eps:.3g}"
+
+
+def typed(words: tuple[int, int]) -> str:
+    """Return a budget of edits: words put in, and taken out.
+
+    Example:
+        >>> typed((3, 2)), typed((1, 1))
+        ('≤ 3 words typed in, 2 taken out', '≤ 1 word typed in, 1 taken out')
+    """
+    return f"≤ {words[0]} word{'' if words[0] == 1 else 's'} typed in, {words[1]} taken out"

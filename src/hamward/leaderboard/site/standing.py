@@ -6,7 +6,7 @@ from typing import final
 
 from hamward.artifacts import digest_of
 from hamward.config import to_mapping
-from hamward.evaluation.report.wording import budget
+from hamward.evaluation.report.wording import budget, typed
 from hamward.leaderboard.entry import Entry, ThreatModel
 
 __all__ = ["Line", "group_of", "lines_of", "threat_words"]
@@ -83,7 +83,7 @@ def lines_of(entries: Sequence[Entry]) -> list[Line]:
 def threat_words(threat: ThreatModel) -> str:
     """Return a threat model in words."""
     if threat.words is not None:
-        size = f"≤ {threat.words[0]} words typed in, {threat.words[1]} taken out"
+        size = typed(threat.words)
     else:
         size = budget(threat)
     fractions = " in feature space" if threat.stored == "feature-space" else ""
