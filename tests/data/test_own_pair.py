@@ -25,6 +25,12 @@ from hamward.models import ModelSpec, Victim, build_hash_model
 CONFIG = PrepareConfig(image_side=16, queries=6, train=20, validation=4, min_count=1)
 
 
+def test_on_validation_the_own_pair_is_searched() -> None:
+    held = make_alone().on_validation()
+    assert held.ids[held.split.query].tolist() == [65]
+    assert held.ids[held.split.database].tolist() == [35, 45, 55, 65]
+
+
 def make_alone(**changes) -> RetrievalData:
     """`make_data` without labels: queries 0-2 are searched too."""
     split = Split(

@@ -133,6 +133,19 @@ def test_a_subset_keeps_ids_and_renumbers_positions():
         data.subset([3, 4])
 
 
+def test_validation_items_ask_and_training_items_are_searched():
+    data = make_data()
+    held = data.on_validation()
+    ids = {name: data.ids[data.split[name]].tolist() for name in ("train", "validation", "query")}
+    assert held.ids[held.split.query].tolist() == ids["validation"]
+    assert held.ids[held.split.database].tolist() == ids["train"]
+    assert not set(held.ids) & set(ids["query"]), "queries are not even in it"
+    assert held.digest != data.digest and held.split_digest != data.split_digest
+    assert "validation items ask" in held.protocol
+    with pytest.raises(ConfigError, match="has no validation items"):
+        held.on_validation()
+
+
 def test_limits_are_upper_bounds_per_split():
     data = make_data()
     small = data.limit(queries=2, database=4, train=1)

@@ -109,6 +109,16 @@ def test_train_harden_evaluate(tmp_path: Path, data: RetrievalData) -> None:
     assert RunFolder(out).require("evaluation")["config"]["attacks"] == ATTACKS
 
 
+def test_an_evaluation_on_validation_repeats_the_score_of_the_chosen_epoch(tmp_path: Path) -> None:
+    train_run(TRAIN, tmp_path / "victim")
+    chosen = RunFolder(tmp_path / "victim").info()["validation"]
+    config = EvaluateConfig(victims={"a": str(tmp_path / "victim")}, validation=True)
+    made = evaluate_run(config, tmp_path / "evaluation")
+    for direction in ("i2t", "t2i"):
+        assert made.find("a", CLEAN, direction).map == pytest.approx(chosen[direction], abs=1e-12)
+    assert "validation items ask" in made.protocol["split"]["protocol"]
+
+
 def test_a_killed_training_resumes_and_a_finished_one_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

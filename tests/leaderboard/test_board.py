@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_board import QUERIES, change, entry_file, made_once, with_new_hashes
+from made_board import QUERIES, change, entry_file, made_once, with_new_hashes, write_victim
 
 from hamward.artifacts import read_json, read_tensors, write_json, write_tensors
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError
-from hamward.evaluation import Evaluation
+from hamward.errors import ArtifactError, ConfigError
+from hamward.evaluation import EvaluateConfig, Evaluation, evaluate_run
 from hamward.evaluation.results import Flag
 from hamward.leaderboard import add_run, read_board, read_entry, verify_entry
 from hamward.leaderboard.entry import Entry
@@ -307,6 +307,23 @@ def test_evaluations_that_are_no_entries_are_refused(
     assert not list((board / "entries").iterdir()) and not list((board / "artifacts").iterdir())
     with pytest.raises(ArtifactError, match="no leaderboard"):
         read_board(board)
+
+
+def test_an_evaluation_on_validation_items_has_no_place_on_a_board(
+    tmp_path: Path, model: HashModel, data: RetrievalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = write_victim(tmp_path / "tiny", model, data)
+    monkeypatch.setattr("hamward.evaluation.runs.load_data", lambda name, **options: data)
+    config = EvaluateConfig(
+        victims={"tiny": str(victim)},
+        attacks={"own-code": {"steps": 1}},
+        validation=True,
+        diagnose=False,
+    )
+    evaluate_run(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="a board ranks by queries"):
+        add_run(tmp_path / "run", tmp_path / "board")
+    assert not list((tmp_path / "board").rglob("*.json"))
 
 
 def test_items_are_kept_without_loss(tmp_path: Path) -> None:

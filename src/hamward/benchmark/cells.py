@@ -149,8 +149,7 @@ def _measures(
     for victim, run in config.victims.items():
         model, facts = load_victim(Path(run))
         if data is None:
-            data = data_of(facts, Path(run))
-            data = data if config.queries is None else data.limit(queries=config.queries)
+            data = config.part(data_of(facts, Path(run)))
         read = read_by(model, data)
         codes = read_tensors(folder / "codes" / f"{victim}.safetensors")
         groups: dict[tuple[str, str], list[Row]] = {}

@@ -32,6 +32,7 @@ from hamward.cli.parameters import (
     TargetProtocol,
     Threads,
     Transforms,
+    Validation,
     prepare,
 )
 from hamward.cli.purify_command import purify
@@ -278,6 +279,7 @@ def evaluate(
         str | None, Parameter(help="Victim (folder name) whose items are sent to the others too.")
     ] = None,
     queries: int | None = None,
+    validation: Validation = False,
     role: Role = "query",
     items: Items = None,
     item_label: ItemLabel = None,
@@ -311,6 +313,7 @@ def evaluate(
         transform=transform,
         diagnose=diagnose,
         transfer_from=transfer_from,
+        validation=validation,
         resume=resume,
         device=device,
         threads=threads,
@@ -363,6 +366,7 @@ def _evaluate(
     threads: int | None,
     progress: ProgressKind,
     transfer_from: str | None = None,
+    validation: bool = False,
 ) -> None:
     watch = prepare(threads, progress)
     from hamward.config import from_mapping
@@ -374,6 +378,7 @@ def _evaluate(
         "attacks": attacks,
         "modalities": ["image", "text"] if modality == "both" else [modality],
         "queries": queries,
+        "validation": validation,
         "candidates": candidates,
         "target_protocol": target_protocol,
         "seed": seed,

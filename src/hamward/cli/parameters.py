@@ -20,6 +20,7 @@ __all__ = [
     "TargetProtocol",
     "Threads",
     "Transforms",
+    "Validation",
     "prepare",
 ]
 
@@ -37,6 +38,12 @@ Device = Annotated[
 ]
 Diagnose = Annotated[
     bool, Parameter(help="Probe each victim for masked gradients with a few queries.")
+]
+Validation = Annotated[
+    bool,
+    Parameter(
+        negative=(), help="Let validation items ask and search the training items: for settings."
+    ),
 ]
 Out = Annotated[Path, Parameter(help="Run folder to write.")]
 Resume = Annotated[bool, Parameter(negative=(), help="Continue an interrupted run in --out.")]

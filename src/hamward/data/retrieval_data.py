@@ -269,6 +269,33 @@ class RetrievalData:
             searched_train=self.split.searched_train,
             searched_query=self.split.searched_query,
         )
+        return self._of(split)
+
+    def on_validation(self) -> "RetrievalData":
+        """Return a copy in which validation items ask and training items are searched.
+
+        For choosing settings: no query and no other item of the database is in it. Where
+        relevance is own pair, the validation items are searched too.
+
+        Raises:
+            ConfigError: there are no validation items.
+        """
+        held, learned = self.split.validation, self.split.train
+        if not len(held):
+            raise ConfigError(f"{self.name} has no validation items: load it with some")
+        own_pair = self.relevance == "own pair"
+        split = Split(
+            query=held,
+            database=np.union1d(learned, held) if own_pair else learned,
+            train=learned,
+            validation=np.empty(0, dtype=np.int64),
+            searched_query=own_pair,
+        )
+        protocol = f"{self.protocol or 'split'}; validation items ask, training items are searched"
+        return replace(self._of(split), protocol=protocol)
+
+    def _of(self, split: Split) -> "RetrievalData":
+        """Return a copy with the items of another split of this one's items."""
         if isinstance(self.images, np.memmap):
             whole = split_digest(split, self.ids) == self.split_digest
             derived = hashlib.sha256(f"{self.digest} {split_digest(split, self.ids)}".encode())

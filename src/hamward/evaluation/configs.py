@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hamward.attacks import TargetProtocol
+from hamward.data import RetrievalData
 from hamward.errors import ConfigError
 from hamward.evaluation.candidates import Candidates
 from hamward.evaluation.pictures import check_transform
@@ -100,6 +101,8 @@ class EvaluateConfig:
         transfer_from: Victim whose adversarial items are also sent to the others.
         target_protocol: Which labels targeted attacks shall reach: T1 to T4.
         queries: Use this many queries only (evenly spaced); None is all.
+        validation: Validation items ask and training items are searched, to choose settings
+            without a look at the queries.
         seed: Seed of attacks and bootstrap.
         batch_size: Items a crafting chunk.
         diagnose: Probe each victim for signs of masked gradients.
@@ -114,6 +117,7 @@ class EvaluateConfig:
     transfer_from: str | None = None
     target_protocol: TargetProtocol = "T4"
     queries: int | None = None
+    validation: bool = False
     seed: int = 0
     batch_size: int = 64
     diagnose: bool = True
@@ -130,3 +134,8 @@ class EvaluateConfig:
             raise ConfigError(
                 f"transfer_from must be one of {list(self.victims)}, got {self.transfer_from!r}"
             )
+
+    def part(self, data: RetrievalData) -> RetrievalData:
+        """Return what is evaluated of a data set."""
+        data = data.on_validation() if self.validation else data
+        return data if self.queries is None else data.limit(queries=self.queries)

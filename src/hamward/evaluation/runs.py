@@ -74,8 +74,7 @@ def evaluate_run(
             )
         victims[name], data = model.to(place), own
     assert data is not None
-    if config.queries is not None:
-        data = data.limit(queries=config.queries)
+    data = config.part(data)
     if config.candidates is not None:
         config.candidates.check(data, attacks)
     run = RunFolder(out)
@@ -122,9 +121,7 @@ def report_run(folder: Path, out: Path | None = None, *, progress: Progress = SI
     victims = {name: Path(path) for name, path in config.victims.items()}
     facts = {name: RunFolder(path).require("model") for name, path in victims.items()}
     first = next(iter(victims.values()))
-    data = data_of(load_victim(first)[1], first)
-    if config.queries is not None:
-        data = data.limit(queries=config.queries)
+    data = config.part(data_of(load_victim(first)[1], first))
     return write_report(
         out or folder / "report",
         Evaluation.load(folder),

@@ -10,7 +10,7 @@ from hamward import __version__
 from hamward.artifacts import RunFolder, digest_of, read_tensors, write_json, write_tensors
 from hamward.attacks import round_to_grid
 from hamward.data import RetrievalData
-from hamward.errors import ArtifactError
+from hamward.errors import ArtifactError, ConfigError
 from hamward.evaluation.compare import training_seconds
 from hamward.evaluation.crafting import adversarial_file
 from hamward.evaluation.gathering import FinishedRun
@@ -91,8 +91,11 @@ class _Source:
         folder = Path(self.run.config.victims[victim])
         model, facts = load_victim(folder)
         whole = data_of(facts, folder)
-        limit = self.run.config.queries
-        data = whole if limit is None else whole.limit(queries=limit)
+        if self.run.config.validation:
+            raise ConfigError(
+                f"{self.run.folder}: evaluated on validation items; a board ranks by queries"
+            )
+        data = self.run.config.part(whole)
         if data.digest != self.run.evaluation.protocol["data_digest"]:
             raise ArtifactError(
                 f"{self.run.folder}: evaluated data {self.run.evaluation.protocol['data_digest']}, "

@@ -1,6 +1,6 @@
 """Numbers as a reader sees them: budgets, shares and names, the same everywhere."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 from hamward.evaluation.evaluate import Row
@@ -116,8 +116,8 @@ def budget(row: Bounded) -> str:
     return f"{norm} ≤ {row.eps:.3g}"
 
 
-def typed(words: tuple[int, int]) -> str:
-    """Return a budget of edits: words put in, and taken out.
+def typed(words: Sequence[int]) -> str:
+    """Return a budget of edits: words put in, and words taken out.
 
     Example:
         >>> typed((3, 2)), typed((1, 1))
