@@ -14,6 +14,7 @@ from hamward.codes import binarize
 from hamward.config import call_with
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES, CodePGD, GuidedObjective
+from hamward.defenses.anchored import AnchorGuide
 from hamward.defenses.atrdh import PrototypeGuide
 from hamward.defenses.cgat import CenterGuide
 from hamward.defenses.guided import retrieved
@@ -24,7 +25,7 @@ from hamward.random import seeded
 from hamward.training import DCMH, Step
 
 ROWS = torch.arange(16)
-GUIDED = ("atrdh", "cgat", "saat")
+GUIDED = ("anchored", "atrdh", "cgat", "saat")
 
 
 def codes(*rows: list[int]) -> Tensor:
@@ -47,7 +48,7 @@ def goal(*, modality: str = "image", anchor: Tensor | None = None, **options: An
     )
 
 
-RELAXED = torch.tensor([[0.5, 0.0, -0.5, 1.0], [0.25, 0.5, 0.0, -1.0]])
+LOGITS = torch.tensor([[0.5, 0.0, -0.5, 1.0], [0.25, 0.5, 0.0, -1.0]]).atanh()
 
 
 def step() -> Step:
@@ -68,9 +69,9 @@ def test_cgat_leaves_centers_and_holds_to_them() -> None:
     aimed = guide.aim(goal(), step(), {})
     assert aimed.anchor.tolist() == [[1, 1, 1, -1], [-1, -1, -1, 1]] and not aimed.toward
     agreement = (0.5 + 0 - 0.5 - 1) + (-0.25 - 0.5 - 0 - 1)
-    assert float(guide.cost(RELAXED, aimed)) == pytest.approx(-2 * agreement / 8)
+    assert float(guide.cost(LOGITS, aimed)) == pytest.approx(-2 * agreement / 8)
     unlabeled = dataclasses.replace(aimed, label=torch.tensor([[1.0, 0], [0, 0]]))
-    assert float(guide.cost(RELAXED, unlabeled)) == pytest.approx(-2 * -1 / 8)
+    assert float(guide.cost(LOGITS, unlabeled)) == pytest.approx(-2 * -1 / 8)
     text = guide.aim(goal(modality="text"), step(), {})
     assert text.anchor.tolist() == [[-1, -1, 1, 1], [1, 1, -1, -1]]
 
@@ -82,7 +83,22 @@ def test_saat_leaves_mainstays_and_holds_to_them() -> None:
     agreement = (0.5 + 0 - 0.5 - 1) + (-0.25 - 0.5 - 0 - 1)
     gaps = (0.25 + 1 + 0.25 + 0) + (0.5625 + 0.25 + 1 + 0)
     expected = -2 * agreement / 8 + 0.1 * gaps / 8
-    assert float(guide.cost(RELAXED, aimed)) == pytest.approx(expected)
+    assert float(guide.cost(LOGITS, aimed)) == pytest.approx(expected)
+
+
+def test_anchored_holds_to_mainstays_and_draws_far_logits_back() -> None:
+    """Logits of 7 and -6 are 2 and 1 beyond the limit of 5; those within it cost nothing."""
+    guide = AnchorGuide(weight=2.0, limit=5.0)
+    aimed = guide.aim(goal(), step(), {})
+    assert torch.equal(aimed.anchor, MainstayGuide().aim(goal(), step(), {}).anchor)
+    logits = torch.tensor([[7.0, 0.0, 0.0, 0.0], [0.0, 0.0, -6.0, 5.0]], requires_grad=True)
+    agreement = 1 + (1 + 1)  # with [1, 1, 1, -1] and [-1, -1, -1, 1], tanh of these being 1
+    cost = guide.cost(logits, aimed)
+    assert float(cost.detach()) == pytest.approx(-2 * agreement / 8 + 0.01 * (4 + 1) / 8, abs=1e-4)
+    cost.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0] > 0.004 and logits.grad[1, 2] < -0.002, "back towards the limit"
+    assert logits.grad[0, 1] == pytest.approx(-2 / 8), "towards the mainstay code"
 
 
 def test_atrdh_regresses_onto_true_labels_whatever_was_aimed_at() -> None:
@@ -91,7 +107,7 @@ def test_atrdh_regresses_onto_true_labels_whatever_was_aimed_at() -> None:
     aimed = goal(toward=True, target_label=torch.eye(2).flip(0))
     first = (0.25 - 1) ** 2 + (-0.25 - 1) ** 2 + (0 + 1) ** 2
     second = (-0.0625 + 1) ** 2 + (0.4375 + 1) ** 2 + (-0.4375 - 1) ** 2
-    assert float(guide.cost(RELAXED, aimed)) == pytest.approx(2 * (first + second) / 6)
+    assert float(guide.cost(LOGITS, aimed)) == pytest.approx(2 * (first + second) / 6)
 
 
 def test_atrdh_takes_one_adam_step_of_the_prototype_network_and_aims_at_its_codes() -> None:
@@ -138,24 +154,28 @@ def test_the_loss_is_that_of_the_victim_plus_the_robust_term(
 ) -> None:
     batch = step_of(data, "text", ROWS)
     model.eval()
-    objective = started(name, model, data, steps=2, text_eps=0.3)
+    objective = started(name, model, data, steps=2, text_eps=0.3, **FEATURES[name])
     total = objective.loss(model, batch)
     plain = started("control", model, data).loss(model, batch)
     sampler = objective.sampler
     x = batch.items["text"]
     aimed = sampler.goal(model, "text", x, rows=ROWS, number=1, references=True)
     assert len(aimed.references.label) == 48, "all training items, not a sample of them"
-    fresh = started(name, model, data, steps=2, text_eps=0.3)
+    fresh = started(name, model, data, steps=2, text_eps=0.3, **FEATURES[name])
     aimed = fresh.guide.aim(aimed, batch, {})
     x_adv = sampler.craft(model, x, aimed, ids=batch.ids, number=0)
     assert float((x_adv - x).abs().max()) > 0.1
-    robust = objective.guide.cost(model.relaxed("text", x_adv), aimed)
+    robust = objective.guide.cost(model.logits("text", x_adv), aimed)
     assert total.item() == pytest.approx((plain + robust).item(), rel=1e-4)
     assert started(name, model, data, **{WEIGHT[name]: 0, **REST[name]}).loss(model, batch) == plain
 
 
-WEIGHT = {"atrdh": "c", "cgat": "weight", "saat": "lam"}
-REST: dict[str, dict[str, float]] = {"atrdh": {}, "cgat": {}, "saat": {"mu": 0}}
+WEIGHT = {"anchored": "weight", "atrdh": "c", "cgat": "weight", "saat": "lam"}
+REST: dict[str, dict[str, float]] = {"anchored": {}, "atrdh": {}, "cgat": {}, "saat": {"mu": 0}}
+FEATURES: dict[str, dict[str, Any]] = {
+    **{name: {} for name in GUIDED},
+    "anchored": {"text": "feature-space"},
+}
 
 
 @pytest.mark.parametrize("form", ["scale-free", "published"])

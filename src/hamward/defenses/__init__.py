@@ -1,6 +1,7 @@
 """Defenses: objectives that call an attack, one file a paper."""
 
 from hamward.defenses.adversarial import DEFENSES, AdversarialObjective, HardeningObjective, control
+from hamward.defenses.anchored import anchored_training
 from hamward.defenses.atrdh import atrdh_training
 from hamward.defenses.cgat import cgat_training
 from hamward.defenses.cmla import cmla_learning
@@ -22,6 +23,7 @@ __all__ = [
     "HardeningObjective",
     "OverfittingMonitor",
     "RoCMR",
+    "anchored_training",
     "atrdh_training",
     "cgat_training",
     "cmla_learning",

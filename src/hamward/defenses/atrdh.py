@@ -93,10 +93,11 @@ class PrototypeGuide:
         with torch.no_grad():
             return binarize(network(wanted))
 
-    def cost(self, relaxed: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
+    def cost(self, logits: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
         """Return c times DPH's loss, between TRUE labels."""
         if goal.references is None or goal.label is None:
             raise ConfigError("atrdh needs a goal with labels and reference items")
+        relaxed = torch.tanh(logits)
         similar = (goal.label @ goal.references.label.T > 0).to(relaxed.dtype)
         return self.c * dph_loss(relaxed, retrieved(goal).to(relaxed.dtype), similar)
 

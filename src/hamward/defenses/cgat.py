@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,12 +41,12 @@ class CenterGuide:
         center = center_codes(pool, goal.anchor, jaccard=self.jaccard)
         return dataclasses.replace(goal, anchor=center)
 
-    def cost(self, relaxed: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
+    def cost(self, logits: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
         """Return -weight mean(u' c); items without labels count 0."""
         if goal.label is None:
             raise ConfigError("cgat needs a goal with labels")
         labeled = goal.label.any(1, keepdim=True)
-        return -self.weight * (relaxed * goal.anchor * labeled).mean()
+        return -self.weight * (torch.tanh(logits) * goal.anchor * labeled).mean()
 
 
 @DEFENSES.register(

@@ -84,15 +84,15 @@ class Guide(Protocol):
         """
         ...
 
-    def cost(self, relaxed: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
-        """Return the robust term of adversarial relaxed codes, given what `aim` returned."""
+    def cost(self, logits: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
+        """Return the robust term of adversarial logits, given what `aim` returned."""
         ...
 
 
 @final
 @dataclass(kw_only=True)
 class GuidedObjective(OverVictim):
-    """L(clean) + the guide's robust term of tanh(u) of samples crafted in every step.
+    """L(clean) + the guide's robust term of samples crafted in every step.
 
     Codes of the training items come from the base's buffers, which the clean outputs of the step
     have entered before, or are encoded once an epoch where it has none. The attack leaves or
@@ -132,7 +132,7 @@ class GuidedObjective(OverVictim):
                 ranks=step.ranks,
             )
             logits = model.logits(modality, x_adv, low_precision=True)
-            total = total + self.guide.cost(torch.tanh(logits), goal)
+            total = total + self.guide.cost(logits, goal)
         return total
 
 
@@ -148,12 +148,15 @@ def guided(
     edits: int,
     steps: int,
     form: Form,
+    step_size: float = 0.25,
     modalities: tuple[Modality, ...],
     warmup: float,
 ) -> GuidedObjective:
     """Return the objective of one of the three trainings from its options."""
     attack = with_text(
-        CodePGD(eps=eps, text_eps=text_eps, steps=steps, form=form), text, edits=edits
+        CodePGD(eps=eps, text_eps=text_eps, steps=steps, step_size=step_size, form=form),
+        text,
+        edits=edits,
     )
     config = AdversarialLearning(
         weight=float(active), modalities=modalities, references=None, warmup=warmup

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,8 +41,9 @@ class MainstayGuide:
         pool = Pool.of(goal, "other", who="saat")
         return dataclasses.replace(goal, anchor=mainstay_codes(pool, goal.anchor))
 
-    def cost(self, relaxed: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
+    def cost(self, logits: Float[Tensor, "b k"], goal: Goal) -> Float[Tensor, ""]:
         """Return the two terms."""
+        relaxed = torch.tanh(logits)
         loose = quantization(relaxed, binarize(relaxed.detach())).mean() / relaxed.shape[1]
         return self.mu * loose - self.lam * (relaxed * goal.anchor).mean()
 
