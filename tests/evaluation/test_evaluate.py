@@ -248,6 +248,18 @@ def test_the_table_says_victim_attack_radius_and_distortion(evaluation: Evaluati
     assert not any("8/255" in line for line in lines if "t2i" in line)
 
 
+def test_attacks_that_only_options_tell_apart_show_them(evaluation: Evaluation) -> None:
+    rows = [row for row in evaluation.rows if row.attack in (CLEAN, "own-code@8/255")]
+    again = [
+        dataclasses.replace(row, attack="own-code@steps=9")
+        for row in rows
+        if row.attack != CLEAN and row.direction == "i2t"
+    ]
+    lines = markdown_table(dataclasses.replace(evaluation, rows=(*rows, *again))).splitlines()
+    named = [line.split("|")[2].strip() for line in lines[2:]]
+    assert named == ["clean", "own-code:8/255", "own-code:steps=9", "clean", "own-code"]
+
+
 def test_missing_rows_are_named(evaluation: Evaluation) -> None:
     with pytest.raises(ArtifactError, match="no row for 'x', 'none', 'i2t'"):
         evaluation.find("x", CLEAN, "i2t")

@@ -23,6 +23,7 @@ def table_cells(
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and body of the table: one line per victim, attack and direction.
 
+    Attacks go by the names of their methods, with their options where these alone tell them apart.
     Transfers are left out: they are no robustness figures. Without `directions`, those across
     modalities are shown, and those within one for victims that have no others.
     """
@@ -30,12 +31,15 @@ def table_cells(
     header = ["victim", "attack", "eps", "direction", "MAP", "95 %", "chance", "flips", "D (rms)"]
     targeted = any(row.target_map is not None for row in evaluation.rows)
     header += ["t-MAP", "t-chance"] if targeted else []
+    alike: dict[tuple[str, str], set[str]] = {}
+    for row in evaluation.rows:
+        alike.setdefault((_method(row), _eps(row)), set()).add(row.attack)
     placed = next((row for row in evaluation.rows if row.hubness is not None), None)
     header += [] if placed is None else hubness_header(placed)
     body = [
         [
             row.victim,
-            "clean" if row.attack == CLEAN else row.attack.split("@")[0],
+            _method(row) if len(alike[_method(row), _eps(row)]) == 1 else _with_options(row),
             _eps(row),
             row.direction,
             f"{row.map:.3f}",
@@ -94,6 +98,14 @@ def flag_lines(evaluation: Evaluation) -> list[str]:
         where = f"{flag.subject} ({flag.value:.3g}, limit {flag.threshold:.3g})"
         found.setdefault((flag.id, flag.victim), []).append(where)
     return [f"flag {flag}, {victim}: {'; '.join(w)}" for (flag, victim), w in found.items()]
+
+
+def _method(row: Row) -> str:
+    return "clean" if row.attack == CLEAN else row.attack.split("@")[0]
+
+
+def _with_options(row: Row) -> str:
+    return row.attack.replace("@", ":", 1)
 
 
 def _eps(row: Row) -> str:
