@@ -195,8 +195,9 @@ def _code(text: str) -> Markup:
 
 
 def _breakable(name: str) -> Markup:
-    """Allow a line break before each "@" of an attack's name."""
-    return Markup("<wbr>@").join(name.split("@"))
+    """Allow a line break before each "@" of an attack's name, and after each comma."""
+    parts = (Markup(",<wbr>").join(part.split(",")) for part in name.split("@"))
+    return Markup("<wbr>@").join(parts)
 
 
 def _size(value: float, direction: str) -> str:
