@@ -11,7 +11,16 @@ from hamward.artifacts import write_atomically, write_json
 from hamward.evaluation.compare import Comparison, Standing, VictimFacts
 from hamward.evaluation.gathering import Threat
 from hamward.evaluation.report.figures import history_figures, share_axis
-from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks, sheet
+from hamward.evaluation.report.svg import (
+    Axis,
+    Level,
+    Panel,
+    Series,
+    draw,
+    nice_ticks,
+    sheet,
+    victim_color,
+)
 from hamward.evaluation.report.tables import history
 from hamward.evaluation.report.wording import budget, budget_axis, reader_name, score, typed
 from hamward.evaluation.report.write import plain
@@ -19,7 +28,6 @@ from hamward.evaluation.table import aligned
 
 __all__ = ["comparison_markdown", "threat_name", "write_comparison"]
 
-_COLORS = 6
 _WIDTH, _HEIGHT = 460, 300
 
 
@@ -139,7 +147,7 @@ def _notes(comparison: Comparison) -> list[str]:
 def _panels(comparison: Comparison) -> list[Markup]:
     shown = _shown(comparison)
     threats = list(dict.fromkeys(s.threat for s in shown))
-    style = {v.name: f"v{i % _COLORS}" for i, v in enumerate(comparison.victims)}
+    style = {v.name: victim_color(i) for i, v in enumerate(comparison.victims)}
     panels = [_trade(threat, [s for s in shown if s.threat == threat], style) for threat in threats]
     families: dict[tuple[str, str, str], list[Threat]] = {}
     for threat in threats:

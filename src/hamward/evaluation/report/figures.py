@@ -8,14 +8,13 @@ from markupsafe import Markup
 
 from hamward.evaluation.evaluate import CLEAN, Row
 from hamward.evaluation.report.findings import Findings, family
-from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks
+from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks, victim_color
 from hamward.evaluation.report.wording import budget_axis, reader_name, score
 from hamward.types import DIRECTIONS, Direction, modalities_of
 
 __all__ = ["Figure", "budget_figures", "history_figures", "share_axis"]
 
 History = Sequence[Mapping[str, float]]
-_VICTIM_COLORS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,7 @@ def _budget_panel(
             Series(
                 points=tuple((r.eps, r.map) for r in own),
                 band=tuple((r.low, r.high) for r in own),
-                style=f"v{number % _VICTIM_COLORS}",
+                style=victim_color(number),
                 label=victim,
                 markers=True,
             )

@@ -7,11 +7,12 @@ from importlib import resources
 
 from markupsafe import Markup
 
-__all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks", "sheet"]
+__all__ = ["Axis", "Level", "Panel", "Series", "draw", "nice_ticks", "sheet", "victim_color"]
 
 _LEFT, _TOP, _BOTTOM, _RIGHT = 40, 46, 40, 12
 _CHARACTER = 6.9
 _LABEL_GAP = 14.0
+_COLORS = 10  # v0 to v9 in chart.css
 _LARGEST = 1.2  # no chart is shown larger than this times its own size
 
 
@@ -259,3 +260,13 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
 
 def _path(d: str, style: str) -> Markup:
     return Markup('<path class="{}" d="{}"/>').format(style, d)
+
+
+def victim_color(number: int) -> str:
+    """Return the style of the victim that stands at this place: ten in turn.
+
+    Example:
+        >>> victim_color(3), victim_color(10)
+        ('v3', 'v0')
+    """
+    return f"v{number % _COLORS}"
