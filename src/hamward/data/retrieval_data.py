@@ -271,25 +271,29 @@ class RetrievalData:
         )
         return self._of(split)
 
+    def searched_on_validation(self) -> NDArray[np.int64]:
+        """Return what validation items search: training items, and own pairs where these count."""
+        if self.relevance == "own pair":
+            return np.union1d(self.split.train, self.split.validation)
+        return self.split.train
+
     def on_validation(self) -> "RetrievalData":
         """Return a copy in which validation items ask and training items are searched.
 
-        For choosing settings: no query and no other item of the database is in it. Where
-        relevance is own pair, the validation items are searched too.
+        For choosing settings: no query and no other item of the database is looked at. What is
+        searched: see `searched_on_validation`.
 
         Raises:
             ConfigError: there are no validation items.
         """
-        held, learned = self.split.validation, self.split.train
-        if not len(held):
+        if not len(self.split.validation):
             raise ConfigError(f"{self.name} has no validation items: load it with some")
-        own_pair = self.relevance == "own pair"
         split = Split(
-            query=held,
-            database=np.union1d(learned, held) if own_pair else learned,
-            train=learned,
+            query=self.split.validation,
+            database=self.searched_on_validation(),
+            train=self.split.train,
             validation=np.empty(0, dtype=np.int64),
-            searched_query=own_pair,
+            searched_query=self.relevance == "own pair",
         )
         protocol = f"{self.protocol or 'split'}; validation items ask, training items are searched"
         return replace(self._of(split), protocol=protocol)

@@ -13,7 +13,6 @@ from hamward.defenses.adversarial import DEFENSES
 from hamward.defenses.guided import GuidedObjective, guided
 from hamward.defenses.saat import MainstayGuide
 from hamward.defenses.texts import TextAttack
-from hamward.errors import ConfigError
 from hamward.training import Objective, Step
 from hamward.training.requirements import check_not_negative
 from hamward.types import MODALITIES, Modality
@@ -101,8 +100,6 @@ def anchored_training(
         ConfigError: a value is out of range.
     """
     check_not_negative("anchored", weight=weight, limit=limit)
-    if step_size <= 0:
-        raise ConfigError(f"step_size must be positive, got {step_size:g}")
     return guided(
         base,
         AnchorGuide(weight=weight, limit=limit),

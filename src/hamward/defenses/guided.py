@@ -1,4 +1,4 @@
-"""Adversarial training by guiding codes: what ATRDH, CgAT and SAAT share."""
+"""Adversarial training by guiding codes: what ATRDH, CgAT, SAAT and our own share."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, final, runtime_checkable
@@ -25,7 +25,7 @@ __all__ = ["CodePGD", "Guide", "GuidedObjective", "guided", "retrieved"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePGD(FormOptions):
-    """PGD away from the goal's anchor, or to it: the attack inside the three trainings.
+    """PGD away from the goal's anchor, or to it: the attack inside these trainings.
 
     Source: released codes of ATRDH, CgAT and SAAT: the mean of h' a, 7 steps of 2/255 in a ball
         of 8/255, random start, in tanh(u) without annealing.
@@ -152,7 +152,7 @@ def guided(
     modalities: tuple[Modality, ...],
     warmup: float,
 ) -> GuidedObjective:
-    """Return the objective of one of the three trainings from its options."""
+    """Return the objective of one of these trainings from its options."""
     attack = with_text(
         CodePGD(eps=eps, text_eps=text_eps, steps=steps, step_size=step_size, form=form),
         text,

@@ -139,13 +139,6 @@ def robust_validation_scores(
     return {**scores, "select": sum(scores.values()) / len(scores)}
 
 
-def _searched(data: RetrievalData) -> NDArray[np.int64]:
-    """Return what validation queries search: training items, and their own pairs if only those."""
-    if data.relevance == "own pair":
-        return np.union1d(data.split.train, data.split.validation)
-    return data.split.train
-
-
 def _train_codes(model: HashModel, data: RetrievalData) -> dict[Modality, Tensor]:
     if data.relevance == "own pair" and len(model.modalities) < 2:
         raise DataError(
@@ -153,7 +146,8 @@ def _train_codes(model: HashModel, data: RetrievalData) -> dict[Modality, Tensor
             "model of one modality has nothing to find in it"
         )
     return {
-        modality: encode(model, data, modality, _searched(data)) for modality in model.modalities
+        modality: encode(model, data, modality, data.searched_on_validation())
+        for modality in model.modalities
     }
 
 
@@ -179,7 +173,7 @@ def _across(
             query_codes,
             train[answering],
             query=data.positions("validation", modality),
-            database=_searched(data),
+            database=data.searched_on_validation(),
         )
         scores[f"{modality[0]}2{answering[0]}"] = mean_average_precision(counts).value
     return scores

@@ -61,10 +61,13 @@ def add_run(
         ArtifactError: the evaluation is not finished, attacked database items, keeps no
             precision per query, or does not follow from its own files; nothing of it is an entry;
             or the board holds other numbers under a name.
+        ConfigError: validation items asked in it.
     """
     finished = FinishedRun.read(run)
     if "candidates" in finished.evaluation.protocol:
         raise ArtifactError(f"{run}: attacks items of the database; entries are attacked queries")
+    if finished.config.validation:
+        raise ConfigError(f"{run}: evaluated on validation items; a board ranks by queries")
     source = _Source(run=finished, board=board, models=models or board / "models")
     made = [
         file
@@ -91,10 +94,6 @@ class _Source:
         folder = Path(self.run.config.victims[victim])
         model, facts = load_victim(folder)
         whole = data_of(facts, folder)
-        if self.run.config.validation:
-            raise ConfigError(
-                f"{self.run.folder}: evaluated on validation items; a board ranks by queries"
-            )
         data = self.run.config.part(whole)
         if data.digest != self.run.evaluation.protocol["data_digest"]:
             raise ArtifactError(
