@@ -205,6 +205,15 @@ def test_noise_has_two_values_and_fair_signs(model64: HashModel, data: Retrieval
     assert abs(float((delta > 0).double().mean()) - 0.5) < 0.03
 
 
+def test_uniform_noise_fills_the_ball_evenly(model64: HashModel, data: RetrievalData) -> None:
+    victim, x, goal, ids = setting(model64, data)
+    x = torch.full_like(x, 0.5)
+    moved = RandomNoise(eps=0.1, distribution="uniform")(victim, x, goal, ids=ids, seed=3) - x
+    assert moved.abs().max() <= 0.1
+    assert moved.square().mean() == pytest.approx(0.1**2 / 3, rel=0.05)
+    assert moved.mean() == pytest.approx(0, abs=0.003)
+
+
 def test_a_step_that_goes_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match="step_size must be positive, got 0"):
         OwnCode(step_size=0)

@@ -99,26 +99,33 @@ class OwnCode:
 
 @ATTACKS.register(
     "random-noise",
-    summary="Each value moved by +eps or -eps at random: what a budget does without a mind",
+    summary="Each value moved at random, by +-eps or less: what a budget does without a mind",
     citation="hamward; the mandatory control of every attack table",
     access="ranks",
     threat="no access, untargeted, query side",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomNoise(BallOptions):
-    """Random signs times eps. A gap between this and clean is fragility, not attack.
+    """Random signs times eps, or uniform in the ball. A gap to clean is fragility, not attack.
 
     Source: hamward.
     Differs: nothing known.
+
+    Attributes:
+        distribution: "sign", corners of the ball, where noise does most; or "uniform".
     """
 
     access: ClassVar[Access] = "ranks"
     roles: ClassVar[tuple[Role, ...]] = ("query", "candidate", "hub")
 
+    distribution: Literal["sign", "uniform"] = "sign"
+
     def __call__(self, victim: Victim, x: Tensor, goal: Goal, *, ids: Tensor, seed: int) -> Tensor:
         """Return noisy items; see `Attack`."""
         goal.check(victim, x, ids)
         budget = self.budget(goal.modality)
-        noise = item_uniform(ids, x.shape[1:], seed=seed, stream="random-noise")
-        signs = torch.where(noise < 0.5, -1.0, 1.0).to(x.dtype)
-        return budget.project(x.detach() + signs * budget.eps, x.detach())
+        drawn = item_uniform(ids, x.shape[1:], seed=seed, stream="random-noise")
+        noise = 2 * drawn - 1
+        if self.distribution == "sign":
+            noise = torch.where(noise < 0, -1.0, 1.0)
+        return budget.project(x.detach() + noise.to(x.dtype) * budget.eps, x.detach())
