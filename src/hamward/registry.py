@@ -6,9 +6,19 @@ from typing import Generic, TypeVar
 
 from hamward.errors import unknown_name
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Registry", "method_of"]
 
 T = TypeVar("T")
+
+
+def method_of(label: str) -> str:
+    """Return the name before "@": of what a label with options or a budget calls.
+
+    Example:
+        >>> method_of("own-code@2/255")
+        'own-code'
+    """
+    return label.split("@", maxsplit=1)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from hamward.benchmark.specs import ThreatSpec
 from hamward.config import to_mapping
 from hamward.errors import ConfigError
 from hamward.evaluation.runs import make_attack
+from hamward.registry import method_of
 from hamward.types import Access, Modality
 
 __all__ = ["budget_of", "build_attack", "options_of", "resolved_options", "steps_of"]
@@ -60,7 +61,7 @@ def build_attack(name: str, spec: ThreatSpec, *, path: str) -> Attack | Trainabl
 def options_of(name: str, spec: ThreatSpec) -> dict[str, Any]:
     """Return an attack's options with the threat's budget in those that it has."""
     given = dict(spec.attacks[name])
-    entry = ATTACKS[given.get("attack", name.split("@", maxsplit=1)[0])]
+    entry = ATTACKS[given.get("attack", method_of(name))]
     takes = _parameters(entry.make)
     budget = {k: v for k, v in budget_of(spec).items() if k in takes}
     return {**budget, **given}

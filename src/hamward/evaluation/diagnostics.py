@@ -25,6 +25,7 @@ from hamward.evaluation.scoring import counts_of, searched_modality
 from hamward.losses import auto_temperature
 from hamward.metrics import DistanceCounts, chance_map, mean_average_precision
 from hamward.models import HashModel, Victim
+from hamward.registry import method_of
 from hamward.types import Modality
 
 __all__ = ["FLAGS", "code_flags", "probe_flags", "row_flags", "tells_of_masking"]
@@ -119,7 +120,7 @@ def row_flags(rows: tuple[Row, ...], attacks: Mapping[str, Attack | TrainableAtt
 def _same_attack_by_budget(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
     families: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        families.setdefault((row.attack.split("@")[0], row.norm), []).append(row)
+        families.setdefault((method_of(row.attack), row.norm), []).append(row)
     for family in families.values():
         ordered = sorted(family, key=lambda r: r.eps)
         for before, after in itertools.pairwise(ordered):

@@ -24,6 +24,7 @@ from hamward.models import (
 )
 from hamward.process import device_of
 from hamward.progress import SILENT, Progress
+from hamward.registry import method_of
 
 __all__ = [
     "data_of",
@@ -150,7 +151,7 @@ def make_attack(name: str, options: Mapping[str, Any]) -> Attack | TrainableAtta
         ConfigError: an option is unknown or does not fit.
     """
     values = dict(options)
-    entry = ATTACKS[values.pop("attack", name.split("@", maxsplit=1)[0])]
+    entry = ATTACKS[values.pop("attack", method_of(name))]
     attack: Attack | TrainableAttack = call_with(entry.make, values, path=f"{entry.name}: ")
     return attack
 

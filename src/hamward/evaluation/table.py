@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hamward.evaluation.evaluate import CLEAN, Evaluation, Row
+from hamward.registry import method_of
 from hamward.types import DIRECTIONS, Direction
 
 __all__ = [
@@ -101,7 +102,7 @@ def flag_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _method(row: Row) -> str:
-    return "clean" if row.attack == CLEAN else row.attack.split("@")[0]
+    return "clean" if row.attack == CLEAN else method_of(row.attack)
 
 
 def _with_options(row: Row) -> str:

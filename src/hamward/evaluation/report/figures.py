@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from hamward.evaluation.evaluate import CLEAN, Row
-from hamward.evaluation.report.findings import Findings, family
+from hamward.evaluation.report.findings import Findings
 from hamward.evaluation.report.svg import Axis, Level, Panel, Series, draw, nice_ticks, victim_color
 from hamward.evaluation.report.wording import budget_axis, reader_name, score
+from hamward.registry import method_of
 from hamward.types import DIRECTIONS, Direction, modalities_of
 
 __all__ = ["Figure", "budget_figures", "history_figures", "share_axis"]
@@ -33,7 +34,7 @@ def budget_figures(findings: Findings) -> list[Figure]:
     for direction in findings.directions(within=False):
         families: dict[str, list[str]] = {}
         for attack in findings.attacks(direction):
-            families.setdefault(family(attack), []).append(attack)
+            families.setdefault(method_of(attack), []).append(attack)
         for name, attacks in families.items():
             panel = _budget_panel(findings, direction, name, attacks)
             if panel is not None:

@@ -4,21 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 from hamward.evaluation.evaluate import CLEAN, Curve, Evaluation, Row
+from hamward.registry import method_of
 from hamward.types import DIRECTIONS, Direction, Modality, modalities_of
 
-__all__ = ["Findings", "family"]
+__all__ = ["Findings"]
 
 _HARDENED = "hardened"
-
-
-def family(attack: str) -> str:
-    """Return the part of an attack's name before "@": one attack at several budgets.
-
-    Example:
-        >>> family("own-code@2/255")
-        'own-code'
-    """
-    return attack.split("@", maxsplit=1)[0]
 
 
 @final
@@ -97,7 +88,7 @@ class Findings:
     def is_control(self, attack: str) -> bool:
         """Return whether an attack is random noise: a control, not an attack."""
         config = self.evaluation.protocol.get("attacks", {}).get(attack, {})
-        return config.get("class") == "RandomNoise" or family(attack) == "random-noise"
+        return config.get("class") == "RandomNoise" or method_of(attack) == "random-noise"
 
     def strongest(self, victim: str, direction: Direction) -> Row | None:
         """Return the adaptive row of the lowest MAP, controls left out; ties by order."""
