@@ -85,7 +85,7 @@ class FPAD:
             membership: Mean largest membership that the fuzzifier is calibrated to.
             fuzzifier: Fixed m instead, > 1 (released code: 1.01).
             restart: What stage 2 draws anew.
-            tau: Temperature of both losses (released code: 20).
+            tau: Scale of the similarities in both losses (released code: 20).
 
         Raises:
             ConfigError: a value is out of range.
