@@ -163,7 +163,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR091
         return Path(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} must be {hint.__name__}, got {type(value).__name__} {value!r}")
+    allowed = "true or false" if hint is bool else hint.__name__
+    raise ConfigError(f"{where} must be {allowed}, got {type(value).__name__} {value!r}")
 
 
 def _number(value: Any, where: str) -> float:

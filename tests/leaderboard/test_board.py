@@ -259,7 +259,7 @@ def test_doubts_that_the_rows_raise_cannot_be_left_out(board: Path) -> None:
         (lambda c: c | {"scores": []}, "scores must have at least one direction"),
         (lambda c: c | {"name": "another"}, "name is 'another', expected"),
         (lambda c: c | {"artifacts": "/etc"}, "folders must be relative to the entry"),
-        (lambda c: c | {"probed": "yes"}, "probed must be bool, got str 'yes'"),
+        (lambda c: c | {"probed": "yes"}, "probed must be true or false, got str 'yes'"),
         (
             lambda c: c | {"scores": [c["scores"][0] | {"direction": "x2t"}]},
             "scores[0].direction must be one of ['i2t', 't2i', 'i2i', 't2t'], got 'x2t'",
