@@ -96,7 +96,9 @@ def test_what_is_not_visible_does_not_count() -> None:
 def test_adam_steps_equal_torchs(model64: HashModel, data: RetrievalData) -> None:
     """The hand-written update, clip included, against torch.optim.Adam on one item."""
     victim = Victim(model=model64)
-    attack = CMLA(eps=0.05, steps=7, learning_rate=0.02, references=24, distance=0.1)
+    attack = CMLA(
+        eps=0.05, steps=7, learning_rate=0.02, references=24, distance=0.1, relaxation="tanh"
+    )
     positions = data.positions("query", "image")[:1]
     goal = own_code_goal(attack, victim, data, "image", positions)
     x = data.inputs("image", positions).double()
@@ -126,6 +128,7 @@ def test_the_official_preset_is_the_released_code() -> None:
     assert (attack.learning_rate, attack.text_learning_rate) == (0.5 / 255, 0.002)
     assert (attack.logit_scale, attack.steps, attack.p) == (1.0, 100, 1)
     assert (attack.inter, attack.intra, attack.distance) == (1, 1, 1)
+    assert (attack.relaxation, CMLA().relaxation) == ("tanh", "unit")
     assert attack.reference_group == 128
     assert CMLA().reference_group is None and not CMLA().one_sided and CMLA().logit_scale == 0.5
 
@@ -186,6 +189,7 @@ def test_a_targeted_goal_is_refused(model64: HashModel, data: RetrievalData) -> 
     [
         ({"p": 3}, "p must be one of .1, 2., got 3"),
         ({"inter": 0.0, "intra": 0.0}, "nothing to attack"),
+        ({"relaxation": "sign"}, "relaxation.*'unit'.*'tanh'.*sign"),
         ({"references": 0}, "references must be at least 1, got 0"),
     ],
 )

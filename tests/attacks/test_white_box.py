@@ -62,7 +62,7 @@ def louder(model: HashModel, factor: float) -> HashModel:
     return model
 
 
-@pytest.mark.parametrize("name", [*UNTARGETED, *TARGETED])
+@pytest.mark.parametrize("name", ["cmla", *UNTARGETED, *TARGETED])
 def test_the_scale_of_the_last_layer_hides_nothing(
     name: str, model64: HashModel, data: RetrievalData
 ) -> None:

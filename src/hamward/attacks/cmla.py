@@ -11,7 +11,7 @@ from hamward.attacks.base import ATTACKS, Goal, Role, check_steps
 from hamward.attacks.budget import Budget
 from hamward.codes import hamming_distance
 from hamward.errors import ConfigError
-from hamward.losses import pairwise_likelihood
+from hamward.losses import pairwise_likelihood, unit_logits
 from hamward.models import Victim
 from hamward.models.victim import Access
 from hamward.types import MODALITIES, Modality
@@ -73,13 +73,14 @@ class CMLA:
     Differs: the paper's own hyperparameters are UNKNOWN (its body was not available); those
         of the released code are used. Here (preset `cmla`): symmetric clip, inner products
         times 1/2 as in the paper, references sampled from the database instead of the batch
-        of queries, means instead of sums. Released code (preset `cmla-official`): noise
-        clipped to [0, 10/255], which only brightens; unscaled inner products; references =
-        the 128 queries of the same batch. In both: a fresh Adam state per item (the released
-        code carries it from batch to batch), the returned sample is inside the clip (the
-        released code saves the one before), reference codes are signs as in the code (the
-        paper writes relaxed ones). The text budget of the published table is UNKNOWN: its
-        distortions exceed what the released clip of 0.01 allows.
+        of queries, means instead of sums, and relaxed codes tanh(u / median |u|) instead of
+        tanh(u), so that no factor on the logits takes the gradient away. Released code (preset
+        `cmla-official`): noise clipped to [0, 10/255], which only brightens; unscaled inner
+        products; tanh(u); references = the 128 queries of the same batch. In both: a fresh Adam
+        state per item (the released code carries it from batch to batch), the returned sample is
+        inside the clip (the released code saves the one before), reference codes are signs as in
+        the code (the paper writes relaxed ones). The text budget of the published table is
+        UNKNOWN: its distortions exceed what the released clip of 0.01 allows.
 
     Attributes:
         eps: Clip of the image noise.
@@ -97,6 +98,8 @@ class CMLA:
         reference: "database" samples `references` items; "batch" uses the neighboring
             `reference_group` queries.
         references: Number of sampled references.
+        relaxation: What stands for the code in the loss: "unit", tanh(u / median |u|), or
+            "tanh" of the logits u as published.
         labels: "true" labels decide similarity, or "pseudo": Hamming distance between the
             item's clean code and the reference's own-modality code is at most K / 4.
     """
@@ -120,6 +123,7 @@ class CMLA:
     p: Literal[1, 2] = 1
     reference: Literal["batch", "database"] = "database"
     references: int = 512
+    relaxation: Literal["unit", "tanh"] = "unit"
     labels: Literal["true", "pseudo"] = "true"
 
     def __post_init__(self) -> None:
@@ -127,6 +131,8 @@ class CMLA:
         self.budget("image"), self.budget("text")
         if self.p not in (1, 2):
             raise ConfigError(f"p must be 1 or 2, got {self.p}")
+        if self.relaxation not in ("unit", "tanh"):
+            raise ConfigError(f"relaxation must be 'unit' or 'tanh', got {self.relaxation!r}")
         if self.inter == self.intra == 0:
             raise ConfigError("inter and intra are both 0: nothing to attack")
         if self.learning_rate <= 0 or self.text_learning_rate <= 0:
@@ -166,7 +172,8 @@ class CMLA:
         with victim.attacked():
             for step in range(1, self.steps + 1):
                 x_adv.requires_grad_(True)
-                relaxed = torch.tanh(victim.logits(goal.modality, x_adv))
+                logits = victim.logits(goal.modality, x_adv)
+                relaxed = torch.tanh(unit_logits(logits) if self.relaxation == "unit" else logits)
                 value = cmla_loss(
                     relaxed,
                     other,
@@ -233,5 +240,6 @@ def cmla_official(
         text_learning_rate=text_learning_rate,
         logit_scale=1.0,
         one_sided=True,
+        relaxation="tanh",
         reference="batch",
     )

@@ -75,6 +75,7 @@ def cmla_learning(
             text_learning_rate=stride * text_eps,
             intra=intra,
             distance=0,
+            relaxation="tanh",
         )
     else:
         inner = OwnCode(eps=eps, text_eps=text_eps, steps=steps, step_size=stride)
