@@ -2,7 +2,7 @@
 
     python benchmarks/table_defenses.py --out runs/defenses --seeds 0 1 2
 
-Trains the victim, hardens it with the same cuts and averaging (`control`: the same extra epochs
+Trains the victim, hardens it in the same training loop (`control`: the same extra epochs
 without an attack), evaluates all of them on the same queries: pictures within 8/255 and 4/255,
 texts with 3 words put in and 3 taken out, and with 1 and 1. Items of the undefended victim are sent
 to the others too (transfer), and every victim is probed for masked gradients. Prints mean ±
@@ -41,6 +41,7 @@ from hamward.evaluation import (  # noqa: E402
     compare_runs,
     evaluate_run,
     harden_run,
+    hardening_fit,
     train_run,
     write_comparison,
 )
@@ -75,23 +76,16 @@ def trained(
     train_run(config, out / BASE, resume=True, progress=progress)
     for name, given in defenses.items():
         options = dict(given)
+        own = hardening_fit(out / BASE)
         hardening = HardenConfig(
-            defense=options.pop("attack"), victim=str(out / BASE), options=options
-        )
-        fit = dataclasses.replace(
-            hardening.fit,
-            seed=config.fit.seed,
-            batch_size=config.fit.batch_size,
-            flip=config.fit.flip,
-            crop=config.fit.crop,
-            average=config.fit.average,
-            epochs=extra_epochs or hardening.fit.epochs,
+            defense=options.pop("attack"),
+            victim=str(out / BASE),
+            options=options,
+            fit=dataclasses.replace(own, seed=config.fit.seed, epochs=extra_epochs or own.epochs),
         )
         folder = out / name.replace("/", "_")
         try:
-            harden_run(
-                dataclasses.replace(hardening, fit=fit), folder, resume=True, progress=progress
-            )
+            harden_run(hardening, folder, resume=True, progress=progress)
         except ConfigError as error:
             if strict:
                 raise

@@ -91,6 +91,22 @@ def test_train_harden_attack_evaluate(run: Run, victim: Path, tmp_path: Path) ->
     assert compared["victims"][1]["history"][0]["attacked_i2t"] > 0
 
 
+def test_a_hardening_trains_as_its_victim_was_trained(run: Run, tmp_path: Path) -> None:
+    """But for six epochs and seed 0, and what is said otherwise."""
+    victim, hard = tmp_path / "victim", tmp_path / "hard"
+    given = "fit.crop=0.1 fit.average=0.5 fit.image_rate=3e-4 --seed 2"
+    assert run(f"{TRAIN} --set {given} --out {victim}")[0] == 0
+    words = f"harden control --victim {victim} --out {hard} --progress none --threads 1"
+    code, _, err = run(f"{words} --set fit.average=0.6")
+    assert code == 0, err
+
+    def fit(folder: Path) -> dict[str, object]:
+        return json.loads((folder / "run.json").read_text())["config"]["fit"]
+
+    assert fit(hard) == {**fit(victim), "average": 0.6, "epochs": 6, "seed": 0}
+    assert fit(hard)["image_rate"] == 3e-4 and fit(hard)["batch_size"] == 16
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -197,7 +197,10 @@ def harden(
     progress: Show = "auto",
     **options: Options,
 ) -> None:
-    """Fine-tune a victim with a defense, e.g. `hamward harden cmla --victim runs/victim ...`."""
+    """Fine-tune a victim with a defense, e.g. `hamward harden cmla --victim runs/victim ...`.
+
+    The training loop is the victim's own (rates, batch, cuts, averaging), for six epochs.
+    """
     flags = {
         "defense": defense,
         "victim": str(victim),
@@ -207,11 +210,13 @@ def harden(
     }
     values = assemble(config, set_, flags, options)
     watch = prepare(threads, progress, shared=True)
-    from hamward.config import from_mapping
+    from hamward.config import from_mapping, to_mapping
     from hamward.evaluation.configs import HardenConfig
-    from hamward.evaluation.training_runs import harden_run
+    from hamward.evaluation.training_runs import harden_run, hardening_fit
+    from hamward.recipes import merged
 
-    checked = from_mapping(HardenConfig, values)
+    fit = {"fit": to_mapping(hardening_fit(victim))}
+    checked = from_mapping(HardenConfig, merged(fit, values))
     fitting = {"resume": resume, "progress": watch, "device": device}
     _fit(harden_run, checked, out, rank_timeout=rank_timeout, **fitting)
 

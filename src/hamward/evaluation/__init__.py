@@ -19,7 +19,7 @@ from hamward.evaluation.report.comparison import comparison_markdown, write_comp
 from hamward.evaluation.runs import evaluate_run, load_victim, make_attack, report_run
 from hamward.evaluation.scoring import validation_scores
 from hamward.evaluation.table import markdown_table
-from hamward.evaluation.training_runs import harden_run, train_run
+from hamward.evaluation.training_runs import harden_run, hardening_fit, train_run
 
 __all__ = [
     "CLEAN",
@@ -46,6 +46,7 @@ __all__ = [
     "export_onnx",
     "export_run",
     "harden_run",
+    "hardening_fit",
     "import_run",
     "load_victim",
     "make_attack",

@@ -80,7 +80,7 @@ class HardenConfig:
         defense: A registered defense.
         victim: Run folder of the victim.
         options: Options of the defense.
-        fit: Training loop.
+        fit: Training loop; `hardening_fit` gives the victim's own, which the command line uses.
     """
 
     defense: str = "cmla"

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from hamward.artifacts import RunFolder, read_tensors, write_table, write_tensors
-from hamward.config import call_with, to_mapping
+from hamward.config import call_with, from_mapping, to_mapping
 from hamward.data import RetrievalData
 from hamward.defenses import DEFENSES
 from hamward.errors import ConfigError
@@ -38,7 +39,7 @@ from hamward.training import (
     modalities_in,
 )
 
-__all__ = ["harden_run", "train_run"]
+__all__ = ["harden_run", "hardening_fit", "train_run"]
 
 
 def train_run(
@@ -135,6 +136,17 @@ def train_run(
         progress=progress,
         label=f"train {config.method}",
     )
+
+
+def hardening_fit(victim: Path) -> FitConfig:
+    """Return the training loop of a victim, for six epochs from seed 0: what hardens it by default.
+
+    Raises:
+        ArtifactError: not a finished model run, or its fit cannot be read.
+    """
+    config = RunFolder(victim).require("model")["config"]
+    own = from_mapping(FitConfig, config.get("fit", {}), path=f"{victim}: fit.")
+    return replace(own, epochs=6, seed=0)
 
 
 def harden_run(
