@@ -23,7 +23,7 @@ from hamward.evaluation import make_attack
 from hamward.models import PURIFIERS
 from hamward.models.networks import IMAGE_NETWORKS, TEXT_NETWORKS, TEXT_TRANSFORMERS
 from hamward.recipes import read_recipe
-from hamward.training import DCMH, OBJECTIVES, DualEncoder
+from hamward.training import DCMH, OBJECTIVES, DualEncoder, FitConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +120,9 @@ def _hamward(words: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(where, work)
+        patched.setattr(
+            "hamward.evaluation.training_runs.hardening_fit", lambda victim: FitConfig()
+        )
         with pytest.raises(Reached):
             command(*bound.args, **bound.kwargs)
     if name == "train" and bound.arguments.get("recipe"):
