@@ -12,9 +12,20 @@ from torch.nn import functional as F
 from hamward.errors import BudgetError, ConfigError, ShapeError
 from hamward.types import Modality, TextFormat
 
-__all__ = ["Budget", "Distortion", "check_items", "check_words", "measure", "round_to_grid"]
+__all__ = [
+    "TYPED_NORMS",
+    "Budget",
+    "Distortion",
+    "check_items",
+    "check_words",
+    "measure",
+    "round_to_grid",
+]
 
 Norm = Literal["linf", "l2", "l0", "patch", "edits", "substitutions"]
+
+TYPED_NORMS = frozenset({"edits", "substitutions"})
+"""Norms that count words: what they allow, a person can type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,7 @@ class Budget:
                 f"insertions + deletions must equal eps for norm 'edits' and be 0 for others, got "
                 f"{self.insertions} + {self.deletions}, eps {self.eps:g} and norm {self.norm!r}"
             )
-        if self.norm in ("edits", "substitutions") and self.one_sided:
+        if self.norm in TYPED_NORMS and self.one_sided:
             hint = ": set deletions to 0" if self.norm == "edits" else ""
             raise BudgetError(f"one_sided is not for {self.norm}{hint}")
 
@@ -82,7 +93,7 @@ class Budget:
     @property
     def typed(self) -> bool:
         """Whether a text inside it is one that a person can type."""
-        return self.norm in ("edits", "substitutions")
+        return self.norm in TYPED_NORMS
 
     def text_format(self, read: TextFormat, *, who: str = "this attack") -> TextFormat:
         """Return what an attack of this budget moves of the texts of a victim that reads `read`.

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
+from hamward.attacks.budget import TYPED_NORMS
 from hamward.evaluation.evaluate import Row
 from hamward.types import Direction, Modality
 
@@ -97,14 +98,14 @@ def budget_axis(attacked: Modality, norms: Collection[str]) -> tuple[str, float]
         norms: Norms of the budgets on the axis.
     """
     if attacked == "text":
-        typed = {*norms} <= {"edits", "substitutions"}
+        typed = TYPED_NORMS.issuperset(norms)
         return ("words changed" if typed else "eps (feature space)"), 1.0
     return ("eps in 1/255", 255.0) if {*norms} == {"linf"} else ("eps", 1.0)
 
 
 def budget(row: Bounded) -> str:
     """Return the budget of a row or threat with its unit and norm."""
-    if row.norm in ("edits", "substitutions"):
+    if row.norm in TYPED_NORMS:
         done = "edited" if row.norm == "edits" else "replaced"
         return f"≤ {row.eps:g} word{'s' if row.eps != 1 else ''} {done}"
     if row.norm in ("l0", "patch"):
