@@ -38,7 +38,7 @@ class DemoConfig:
     extra_epochs: int = 3
     steps: int = 10
     cmla_steps: int = 15
-    eps: tuple[int, ...] = (2, 4, 8)
+    eps: tuple[int, ...] = (2, 8)
     queries: int | None = None
     seed: int = 0
 
@@ -61,8 +61,9 @@ def demo_run(
 ) -> DemoResult:
     """Train DCMH, attack it, harden it (beside a control), attack those, and report.
 
-    The hardened victim is CMLA's adversarial learning with samples of own-code PGD, which
-    left validation queries stronger under both attacks than CMLA's own samples did.
+    The hardened victim is `anchored`, which left validation queries stronger than CMLA's
+    adversarial learning in as many epochs did (`strongest` at 8/255: MAP 0.244 against 0.098; one
+    word typed in and one taken out: 0.319 against 0.122), for 0.05 of clean MAP.
     Every stage is a run folder of its own inside `out`; a resumed demo continues in the
     stage that was interrupted.
     """
@@ -83,7 +84,7 @@ def demo_run(
     top = config.eps[-1]
     for name, defense, options in (
         ("control", "control", {}),
-        ("hardened", "cmla", {"attack": "own-code", "eps": top / 255}),
+        ("hardened", "anchored", {"eps": 1.5 * top / 255}),
     ):
         harden_run(
             HardenConfig(
@@ -138,4 +139,5 @@ def _attacks(config: DemoConfig) -> dict[str, Any]:
         "learning_rate": 1 / 255,
         "text_learning_rate": 0.005,
     }
+    attacks["tag-edits"] = {"insertions": 1, "deletions": 1}
     return attacks
