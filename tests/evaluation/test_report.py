@@ -373,6 +373,20 @@ def test_typed_text_changes_are_whole_words_and_all_shown() -> None:
     assert not text_change(before, after * 0.5, [str(i) for i in range(24)]).typed
 
 
+def test_the_head_of_a_table_says_how_texts_were_attacked(tmp_path: Path) -> None:
+    clean = make_row("undefended", CLEAN, "t2i", 0.8)
+    moved = make_row("undefended", "own-code@0.05", "t2i", 0.7, eps=0.05, stored="feature-space")
+    typed = make_row(
+        "undefended", "tag-edits", "t2i", 0.6, eps=2.0, norm="edits", stored="as typed"
+    )
+    for name, rows, said in (
+        ("moved", [moved], "in feature space"),
+        ("both", [moved, typed], "in feature space and as typed"),
+    ):
+        page = _report(tmp_path / name, make_evaluation(clean, *rows))
+        assert f"(t2i), attacked {said}</h3>" in page
+
+
 def test_edits_of_words_are_told_as_typed(tmp_path: Path) -> None:
     """No word of feature space: anyone can type these texts."""
     edits = {"norm": "edits", "stored": "as typed", "linf": 1.0}
@@ -384,7 +398,7 @@ def test_edits_of_words_are_told_as_typed(tmp_path: Path) -> None:
     assert told.startswith("With at most 6 words of a text inserted or deleted, as anyone can type")
     assert "≤ 6 words edited" in page and "words changed</text>" in page
     assert "each query is a text that a person can type" in page
-    assert "Feature-space:" not in page and "attacked in feature space" not in page
+    assert "Feature-space:" not in page and "(t2i), attacked as typed</h3>" in page
     cases = page[page.index('id="gallery"') :].split("<article")[1:]
     assert len(cases) == 4 and "→" not in "".join(cases) and "weakened" not in "".join(cases)
     typed = read_tensors(

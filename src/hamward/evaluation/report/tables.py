@@ -43,10 +43,11 @@ class Grid:
     queries: int
 
     @property
-    def feature_space(self) -> bool:
-        """Whether some attack used fractions of words."""
-        rows = (row for _, line in self.lines for row in line if row is not None)
-        return any(row.stored == "feature-space" for row in rows)
+    def attacked(self) -> str:
+        """How texts were attacked: in feature space, as typed, or both; "" for pictures."""
+        forms = {row.stored for _, line in self.lines for row in line[1:] if row is not None}
+        said = {"feature-space": "in feature space", "as typed": "as typed"}
+        return " and ".join(words for form, words in said.items() if form in forms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
