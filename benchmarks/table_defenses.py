@@ -74,14 +74,15 @@ def trained(
     """
     folders = {BASE: str(out / BASE)}
     train_run(config, out / BASE, resume=True, progress=progress)
+    own = hardening_fit(out / BASE)
+    fit = dataclasses.replace(own, seed=config.fit.seed, epochs=extra_epochs or own.epochs)
     for name, given in defenses.items():
         options = dict(given)
-        own = hardening_fit(out / BASE)
         hardening = HardenConfig(
             defense=options.pop("attack"),
             victim=str(out / BASE),
             options=options,
-            fit=dataclasses.replace(own, seed=config.fit.seed, epochs=extra_epochs or own.epochs),
+            fit=fit,
         )
         folder = out / name.replace("/", "_")
         try:

@@ -398,7 +398,8 @@ def test_edits_of_words_are_told_as_typed(tmp_path: Path) -> None:
     assert told.startswith("With at most 6 words of a text inserted or deleted, as anyone can type")
     assert "≤ 6 words edited" in page and "words changed</text>" in page
     assert "each query is a text that a person can type" in page
-    assert "Feature-space:" not in page and "(t2i), attacked as typed</h3>" in page
+    assert "Feature-space:" not in page and "attacked in feature space" not in page
+    assert "(t2i), attacked as typed</h3>" in page
     cases = page[page.index('id="gallery"') :].split("<article")[1:]
     assert len(cases) == 4 and "→" not in "".join(cases) and "weakened" not in "".join(cases)
     typed = read_tensors(

@@ -146,7 +146,8 @@ def hardening_fit(victim: Path) -> FitConfig:
     """
     config = RunFolder(victim).require("model")["config"]
     own = from_mapping(FitConfig, config.get("fit", {}), path=f"{victim}: fit.")
-    return replace(own, epochs=6, seed=0)
+    default = HardenConfig().fit
+    return replace(own, epochs=default.epochs, seed=default.seed)
 
 
 def harden_run(
